@@ -1,0 +1,194 @@
+"""The command `odeon`: run and check workflows, look up nodes."""
+import functools
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from . import NODE_CLASS_MAPPINGS
+from .host import server
+from .host.embedded import graph
+from .host.embedded.context import Context, Events, running
+from .host.embedded.core_nodes import CORE_NODES
+from .host.embedded.files import make_folder
+from .host.workflow import Workflow, WorkflowError, describe, inputs_of, load
+
+app = typer.Typer(help="Run Odeon's workflows and look up its nodes.", no_args_is_help=True, add_completion=False,
+                  pretty_exceptions_enable=False)
+console = Console(stderr=True)
+CLASSES = {**CORE_NODES, **NODE_CLASS_MAPPINGS}
+DOCS = Path(__file__).parent / "web" / "docs"
+
+
+
+def reported(command):
+    """Ends a command with one clear message for what a user can mend and exit code 1; 130 for Ctrl-C."""
+    @functools.wraps(command)
+    def inner(*args, **kwargs):
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            console.print("interrupted; pictures saved so far are complete")
+            raise typer.Exit(130) from None
+        except (ValueError, ImportError) as error:
+            console.print(Text("error: ", "bold red") + Text(str(error), ""), soft_wrap=True)
+            raise typer.Exit(1) from None
+
+    return inner
+
+
+File = Annotated[Path, typer.Argument(help="A workflow: JSON from the browser (saved or exported for the API), or a PNG "
+                                           "that carries one.")]
+
+
+def _definitions() -> dict:
+    return {name: describe(cls) for name, cls in CLASSES.items()}
+
+
+@app.command()
+@reported
+def run(
+    file: File,
+    values: Annotated[list[str], typer.Option("--set", metavar="NODE.INPUT=VALUE", help="Set an input; NODE is an id, a "
+                                              "title, or the class of a single node. May be repeated.")] = [],  # noqa: B006
+    seed: Annotated[int | None, typer.Option(help="Set every seed of the workflow.", min=0)] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("output"),
+    host: Annotated[str, typer.Option(help="auto (a ComfyUI found on this machine, else embedded), embedded, comfyui, or "
+                                           "the URL of a running ComfyUI.")] = "auto",
+) -> None:
+    """Make the pictures of a workflow."""
+    workflow = load(file)
+    make_folder(out)
+    inputs = [file.resolve().parent, Path("input").resolve()]
+    if host in ("auto", "embedded", "comfyui"):
+        root = None if host == "embedded" else server.find_comfyui()
+        if host == "comfyui" and root is None:
+            raise WorkflowError("no ComfyUI was found on this machine; set COMFYUI_PATH to its folder, give a URL to "
+                                "--host, or use --host embedded")
+        if root is None:
+            saved = _run_embedded(workflow, values, seed, out=out, inputs=inputs)
+        else:
+            console.print(f"Starting ComfyUI in {root}", highlight=False)
+            with server.started(root) as url:
+                saved = _run_on_server(url, workflow, values, seed, out=out, inputs=inputs)
+    elif host.startswith(("http://", "https://")):
+        saved = _run_on_server(host, workflow, values, seed, out=out, inputs=inputs)
+    else:
+        raise WorkflowError(f"--host must be auto, embedded, comfyui or a http:// URL, got {host!r}")
+    for path in saved:
+        print(path)
+
+
+def _changed(workflow: Workflow, definitions: dict, values: list[str], seed: int | None) -> Workflow:
+    """The workflow with --seed and --set applied; the workflow inside saved pictures has them too."""
+    if seed is not None:
+        workflow = workflow.set_seed(definitions, seed)
+    return workflow.set_values(definitions, dict(_assignment(text) for text in values))
+
+
+def _assignment(text: str) -> tuple[tuple[str, str], object]:
+    target, equals, value = text.partition("=")
+    node, dot, name = target.rpartition(".")
+    if not (equals and dot and node and name):
+        raise WorkflowError(f"--set needs NODE.INPUT=VALUE, got {text!r}; for example --set KSampler.steps=12")
+    try:
+        return (node, name), json.loads(value)
+    except json.JSONDecodeError:
+        return (node, name), value
+
+
+def _run_embedded(workflow: Workflow, values: list[str], seed: int | None, *, out: Path, inputs: list[Path]) -> list[Path]:
+    definitions = _definitions()
+    workflow = _changed(workflow, definitions, values, seed)
+    prompt = workflow.to_prompt(definitions)
+    with _Display() as display:
+        context = Context(out, inputs, prompt, workflow.ui, display)
+        with running(context):
+            problems = graph.check(prompt, CLASSES)
+        if problems:
+            raise WorkflowError("\n".join(map(str, problems)))
+        graph.run(prompt, CLASSES, context)
+    return display.paths
+
+
+def _run_on_server(url: str, workflow: Workflow, values: list[str], seed: int | None, *, out: Path,
+                   inputs: list[Path]) -> list[Path]:
+    client = server.Client(url)
+    definitions = client.definitions()
+    workflow = _changed(workflow, definitions, values, seed)
+    prompt = workflow.to_prompt(definitions)
+    client.upload_inputs(prompt, inputs)
+    with _Display() as display:
+        return client.fetch_images(client.run(prompt, workflow.ui, display), out, display)
+
+
+class _Display(Events):
+    """Shows a run on the terminal: the node at work, its steps and the time left."""
+
+    def __init__(self):
+        self.paths: list[Path] = []
+        self.bars = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                             TextColumn("left"), TimeRemainingColumn(), console=console, transient=True)
+        self.task = self.bars.add_task("", total=None)
+
+    def __enter__(self):
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_error):
+        self.bars.stop()
+
+    def node_started(self, node_id: str, title: str) -> None:
+        self.bars.reset(self.task, description=title, total=None)
+
+    def progress(self, value: int, total: int) -> None:
+        self.bars.update(self.task, completed=value, total=total)
+
+    def saved(self, path: Path) -> None:
+        self.paths.append(path)
+
+
+@app.command()
+@reported
+def check(file: File) -> None:
+    """List every problem of a workflow, without running it."""
+    prompt = load(file).to_prompt(_definitions())
+    with running(Context(Path("output"), [file.resolve().parent, Path("input").resolve()])):
+        problems = graph.check(prompt, CLASSES)
+    if problems:
+        raise WorkflowError("\n".join(map(str, problems)))
+    print(f"{file}: {len(prompt)} nodes, no problem")
+
+
+@app.command()
+@reported
+def nodes(name: Annotated[str | None, typer.Argument(help="A node id, to see its inputs and help page.")] = None) -> None:
+    """List Odeon's nodes, or show one with its inputs and help."""
+    shown = Console()
+    if name is None:
+        table = Table("node", "menu", "what it does")
+        for node_id, cls in NODE_CLASS_MAPPINGS.items():
+            table.add_row(node_id, cls.CATEGORY, cls.DESCRIPTION)
+        shown.print(table)
+        return
+    cls = NODE_CLASS_MAPPINGS.get(name)
+    if cls is None:
+        raise WorkflowError(f"Odeon has no node {name!r}; `odeon nodes` lists them")
+    table = Table("input", "type", "default", "range", "what it does", title=f"{cls.TITLE} ({name})")
+    for input_name, (kind, options, required) in inputs_of(describe(cls)).items():
+        table.add_row(input_name + ("" if required else " (optional)"), *_input_cells(kind, options))
+    shown.print(table)
+    shown.print(f"gives {', '.join(cls.RETURN_TYPES)}\n")
+    shown.print(Markdown((DOCS / f"{name}.md").read_text(encoding="utf-8")))
+
+
+def _input_cells(kind, options: dict) -> tuple[str, str, str, str]:
+    limits = f"{options['min']} to {options['max']}" if "min" in options else ""
+    choices = ", ".join(map(str, kind)) if isinstance(kind, list) else limits
+    return ("COMBO" if isinstance(kind, list) else kind, str(options.get("default", "")), choices, options.get("tooltip", ""))

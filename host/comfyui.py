@@ -1,0 +1,117 @@
+"""ComfyUI's side of the seam: samplers, models and patches made of ComfyUI's own classes."""
+import comfy.model_management
+import comfy.model_patcher
+import comfy.model_sampling
+import comfy.patcher_extension
+import comfy.samplers
+import torch
+
+from ..samplers.process import FLOW, VE, Process
+from .common import Solver, follow_rule
+
+__all__ = ["make_clip", "make_model", "make_vae", "patch_guidance", "process_of", "solver"]
+
+_RULES = "odeon_rules"  # key of a run's own rules in its transformer_options
+
+
+def solver(plan_fn, **options):
+    """A SAMPLER that runs the plan of plan_fn(sigmas, process=..., **options)."""
+    return comfy.samplers.KSAMPLER(Solver(plan_fn, options, process_of=process_of))
+
+
+def process_of(model) -> Process:
+    """VE or FLOW, by what the MODEL predicts."""
+    flow = isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST)
+    return FLOW if flow else VE
+
+
+def patch_guidance(model, start):
+    """A MODEL with one more guidance rule, after whatever changes the prediction already.
+
+    start() -> rule, called at the start of every run, so that a rule's state lives and dies with it (a call outside
+    a run is a run of one); rule(cond, uncond, *, scale, sigma) -> the guided prediction. At scale 1 no rule runs.
+    """
+    def begin(executor, *args, **kwargs):
+        options = executor.class_obj.model_options.setdefault("transformer_options", {})
+        options[_RULES] = {**options.get(_RULES, {}), start: start()}
+        return executor(*args, **kwargs)
+
+    def apply(args):
+        if args["uncond"] is None:
+            return args["denoised"]
+        options = args["model_options"]
+        rule = options.get("transformer_options", {}).get(_RULES, {}).get(start) or start()
+        cond, uncond, scale = args["cond_denoised"], args["uncond_denoised"], args["cond_scale"]
+        guided = rule(cond, uncond, scale=scale, sigma=args["sigma"])
+        first = "sampler_cfg_function" not in options and options["sampler_post_cfg_function"][0] is apply
+        return follow_rule(args["denoised"], cond, uncond, scale=scale, guided=guided, first=first)
+
+    patched = model.clone()
+    patched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, "odeon", begin)
+    patched.set_model_sampler_post_cfg_function(apply)
+    return patched
+
+
+def make_model(network, *, prediction: str, levels, channels: int, rgb_factors: list[list[float]]):
+    """A MODEL (ModelPatcher) around a network; prediction: 'eps', 'v' or 'flow'; latents have `channels`."""
+    import comfy.latent_formats
+    import comfy.model_base
+    import comfy.supported_models_base
+
+    class LatentFormat(comfy.latent_formats.LatentFormat):
+        latent_channels = channels
+        latent_rgb_factors = rgb_factors
+        latent_rgb_factors_bias = [0.0, 0.0, 0.0]
+
+    class Config(comfy.supported_models_base.BASE):
+        unet_extra_config = {}
+        latent_format = LatentFormat
+        memory_usage_factor = 0.1
+        sampling_settings = {"shift": levels.shift} if prediction == "flow" else {}
+
+    kinds = comfy.model_base.ModelType
+    kind = {"eps": kinds.EPS, "v": kinds.V_PREDICTION, "flow": kinds.FLOW}[prediction]
+    config = Config({"disable_unet_model_creation": True, "dtype": torch.float32})
+    offload = comfy.model_management.unet_offload_device()
+    base = comfy.model_base.BaseModel(config, model_type=kind, device=offload)
+    if prediction != "flow":
+        base.model_sampling = _with_timesteps_of(base.model_sampling, levels)
+    base.diffusion_model = network.to(offload)
+    return comfy.model_patcher.ModelPatcher(
+        base.eval(), load_device=comfy.model_management.get_torch_device(), offload_device=offload)
+
+
+def _with_timesteps_of(sampling, levels):
+    """The same model_sampling, its timesteps fractional instead of rounded to the table's nearest point."""
+    class Fractional(type(sampling)):
+        def timestep(self, sigma):
+            return levels.timestep(sigma)
+
+    sampling.__class__ = Fractional
+    return sampling
+
+
+def make_clip(tokenizer, encoder):
+    """A CLIP from a tokenizer and a text encoder module."""
+    import comfy.sd
+    import comfy.supported_models_base
+
+    target = comfy.supported_models_base.ClipTarget(lambda **_: tokenizer, lambda **_: encoder)
+    return comfy.sd.CLIP(target)
+
+
+def make_vae(codec, *, ratio: int):
+    """A VAE from a codec module (pictures in [-1, 1], `ratio` pixels a latent place).
+
+    ComfyUI's own pixel-space VAE with the codec in place of its identity: every attribute that nodes of any
+    version read is set by ComfyUI itself.
+    """
+    import comfy.sd
+
+    vae = comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)}, dtype=torch.float32)
+    vae.first_stage_model = codec.eval().to(vae.device)
+    vae.patcher = comfy.model_patcher.ModelPatcher(
+        codec, load_device=vae.device, offload_device=comfy.model_management.vae_offload_device())
+    vae.latent_channels = codec.channels
+    vae.downscale_ratio = vae.upscale_ratio = ratio
+    return vae

@@ -1,0 +1,107 @@
+"""MODEL, CLIP and VAE of the embedded runner, with the calls that nodes make on ComfyUI's."""
+import torch
+from torch import Tensor
+
+from ...samplers.process import FLOW, VE, Process
+
+
+class ModelSampling:
+    """How a network's output and the state relate: input scaling, prediction of x_0, noising of a picture.
+
+    Named and behaving as ComfyUI's, for predictions 'eps', 'v' (VE state, scaled to unit size for the network)
+    and 'flow' (state (1 - sigma) x_0 + sigma eps).
+    """
+
+    def __init__(self, prediction: str, levels):
+        self.prediction = prediction
+        self.levels = levels
+
+    @property
+    def process(self) -> Process:
+        return FLOW if self.prediction == "flow" else VE
+
+    @property
+    def sigma_max(self) -> Tensor:
+        return self.levels.sigma_max
+
+    def calculate_input(self, sigma: Tensor, x: Tensor) -> Tensor:
+        return x if self.prediction == "flow" else x / (sigma.square() + 1.0).sqrt()
+
+    def calculate_denoised(self, sigma: Tensor, output: Tensor, x: Tensor) -> Tensor:
+        if self.prediction == "v":
+            return x / (sigma.square() + 1.0) - output * sigma / (sigma.square() + 1.0).sqrt()
+        return x - output * sigma
+
+    def noise_scaling(self, sigma: Tensor, noise: Tensor, latent: Tensor, max_denoise: bool = False) -> Tensor:
+        """The state a run starts from. max_denoise: from the top level, where the network expects unit input."""
+        if self.prediction == "flow":
+            return sigma * noise + (1.0 - sigma) * latent
+        return noise * ((1.0 + sigma.square()).sqrt() if max_denoise else sigma) + latent
+
+    def inverse_noise_scaling(self, sigma: Tensor, x: Tensor) -> Tensor:
+        return x / (1.0 - sigma) if self.prediction == "flow" else x
+
+
+class Model:
+    """A MODEL: a shared network, and this copy's own guidance rules."""
+
+    def __init__(self, network, *, prediction: str, levels, channels: int):
+        self.network = network
+        self.channels = channels
+        self.model_sampling = ModelSampling(prediction, levels)
+        self.rules = []
+
+    def clone(self) -> "Model":
+        copy = object.__new__(Model)
+        copy.__dict__ = {**self.__dict__, "rules": list(self.rules)}
+        return copy
+
+    def get_model_object(self, name: str):
+        return getattr(self, name)
+
+    def apply_model(self, x: Tensor, sigma: Tensor, context: Tensor | None, transformer_options: dict) -> Tensor:
+        """x (B, C, ...) at sigma (B,) -> denoised, under one conditioning (1 or B, tokens, dim)."""
+        wide = sigma.reshape(-1, *[1] * (x.ndim - 1))
+        if context is not None:
+            context = context.to(x.device).expand(x.shape[0], *context.shape[1:])
+        timesteps = self.model_sampling.levels.timestep(sigma).float()
+        output = self.network(self.model_sampling.calculate_input(wide, x), timesteps, context=context,
+                              transformer_options=transformer_options)
+        return self.model_sampling.calculate_denoised(wide, output.float(), x)
+
+    def fix_empty_latent_channels(self, samples: Tensor) -> Tensor:
+        """An all-zero latent with this model's channel count; any other latent as it is."""
+        if samples.shape[1] == self.channels or torch.count_nonzero(samples) > 0:
+            return samples
+        return samples.new_zeros(samples.shape[0], self.channels, *samples.shape[2:])
+
+
+class Clip:
+    """A CLIP: words to conditioning."""
+
+    def __init__(self, tokenizer, encoder):
+        self.tokenizer, self.encoder = tokenizer, encoder
+
+    def tokenize(self, text: str) -> dict:
+        return self.tokenizer.tokenize_with_weights(text)
+
+    def encode_from_tokens_scheduled(self, tokens: dict) -> list:
+        cond, pooled = self.encoder.encode_token_weights(tokens)
+        return [[cond, {"pooled_output": pooled}]]
+
+
+class Vae:
+    """A VAE: IMAGE (B, H, W, 3) in [0, 1] to latents and back."""
+
+    def __init__(self, codec, ratio: int):
+        self.codec, self.ratio = codec, ratio
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Latents of a picture, cropped around its middle to a multiple of the ratio."""
+        for dim in (1, 2):
+            kept = pixels.shape[dim] // self.ratio * self.ratio
+            pixels = pixels.narrow(dim, (pixels.shape[dim] - kept) // 2, kept)
+        return self.codec.encode(pixels.movedim(-1, 1) * 2.0 - 1.0)
+
+    def decode(self, samples: Tensor) -> Tensor:
+        return ((self.codec.decode(samples) + 1.0) / 2.0).clamp(0.0, 1.0).movedim(1, -1)

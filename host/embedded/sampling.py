@@ -1,0 +1,125 @@
+"""Guider, masks, noise and sampler objects of the embedded runner: what happens around a sampler function."""
+import math
+
+import torch
+from torch import Tensor
+
+from ..common import follow_rule, require_finite
+from .model import Model
+
+
+class Noise:
+    """NOISE from a seed; None is no noise. Drawn as ComfyUI draws it, so a seed means the same picture in both."""
+
+    def __init__(self, seed: int | None):
+        self.seed = seed or 0
+        self.enabled = seed is not None
+
+    def generate_noise(self, latent: dict) -> Tensor:
+        samples = latent["samples"]
+        if not self.enabled:
+            return torch.zeros_like(samples, device="cpu")
+        generator = torch.Generator("cpu").manual_seed(self.seed)
+        indices = latent.get("batch_index")
+        if indices is None:
+            return torch.randn(samples.shape, dtype=samples.dtype, generator=generator)
+        drawn = [torch.randn(1, *samples.shape[1:], dtype=samples.dtype, generator=generator)
+                 for _ in range(max(indices) + 1)]
+        return torch.cat([drawn[i] for i in indices])
+
+
+class Guider:
+    """GUIDER: conditions, scale and one run of a sampler on a MODEL."""
+
+    def __init__(self, model: Model, positive: list, negative: list | None = None, cfg: float = 1.0):
+        self.model_patcher = model
+        self.positive, self.negative, self.cfg = positive, negative, cfg
+
+    def sample(self, noise: Tensor, latent: Tensor, sampler: "Sampler", sigmas: Tensor, *,
+               denoise_mask: Tensor | None = None, callback=None, seed: int = 0) -> Tensor:
+        """One run from noise added to latent at sigmas[0]. callback(step, denoised, x, total)."""
+        if len(sigmas) < 2:
+            raise ValueError(f"SIGMAS needs at least 2 values (1 step), got {len(sigmas)}; raise steps or denoise, "
+                             "or move the split")
+        require_finite(latent, "the LATENT to start from has NaN or infinite values",
+                       "check the node that made it")
+        if noise.shape != latent.shape:
+            raise ValueError(f"noise and latent need one shape, got {tuple(noise.shape)} and {tuple(latent.shape)}")
+        if denoise_mask is not None:
+            denoise_mask = _fit_mask(denoise_mask, latent.shape)
+        run = _Run(self, sigmas, noise, latent)
+        extra_args = {"model_options": {}, "seed": seed, "denoise_mask": denoise_mask}
+        total = len(sigmas) - 1
+        inform = None if callback is None else lambda step: callback(step["i"], step["denoised"], step["x"], total)
+        return sampler.sample(run, sigmas, extra_args, inform)
+
+
+class _Run:
+    """The model that a sampler function calls, for one run: guidance rules with their state, and the mask.
+
+    Has the attributes that sampler functions find on ComfyUI's: inner_model, sigmas, noise, latent_image.
+    """
+
+    def __init__(self, guider: Guider, sigmas: Tensor, noise: Tensor, latent: Tensor):
+        self.inner_model = guider
+        self.sigmas, self.noise, self.latent_image = sigmas, noise, latent
+        self.rules = [start() for start in guider.model_patcher.rules]
+
+    def __call__(self, x: Tensor, sigma: Tensor, denoise_mask: Tensor | None = None, model_options=None,
+                 seed: int | None = None) -> Tensor:
+        if denoise_mask is None:
+            return self._guided(x, sigma)
+        level = sigma.reshape(-1, *[1] * (x.ndim - 1))
+        sampling = self.inner_model.model_patcher.model_sampling
+        kept = sampling.noise_scaling(level, self.noise, self.latent_image)
+        denoised = self._guided(x * denoise_mask + kept * (1.0 - denoise_mask), sigma)
+        return denoised * denoise_mask + self.latent_image * (1.0 - denoise_mask)
+
+    def _guided(self, x: Tensor, sigma: Tensor) -> Tensor:
+        guider = self.inner_model
+        cond = self._predict(x, sigma, guider.positive, 0)
+        if guider.negative is None or math.isclose(guider.cfg, 1.0):
+            return cond
+        uncond = self._predict(x, sigma, guider.negative, 1)
+        denoised = uncond + (cond - uncond) * guider.cfg
+        for i, rule in enumerate(self.rules):
+            guided = rule(cond, uncond, scale=guider.cfg, sigma=sigma)
+            denoised = follow_rule(denoised, cond, uncond, scale=guider.cfg, guided=guided, first=i == 0)
+        return denoised
+
+    def _predict(self, x: Tensor, sigma: Tensor, conditions: list, index: int) -> Tensor:
+        """The mean prediction over the entries of one CONDITIONING."""
+        options = {"sigmas": sigma, "sample_sigmas": self.sigmas, "cond_or_uncond": [index]}
+        model = self.inner_model.model_patcher
+        predictions = [model.apply_model(x, sigma, context, options) for context, _ in conditions]
+        return torch.stack(predictions).mean(0) if len(predictions) > 1 else predictions[0]
+
+
+class Sampler:
+    """SAMPLER: a sampler function, run between noising the latent and undoing the model's own scaling.
+
+    fresh_mask_noise: the kept part of a masked run is noised from seed + 1 (ComfyUI's ddim does so).
+    """
+
+    def __init__(self, sampler_function, *, fresh_mask_noise: bool = False):
+        self.sampler_function = sampler_function
+        self.fresh_mask_noise = fresh_mask_noise
+
+    def sample(self, run: _Run, sigmas: Tensor, extra_args: dict, callback) -> Tensor:
+        sampling = run.inner_model.model_patcher.model_sampling
+        top, first = float(sampling.sigma_max), float(sigmas[0])
+        from_top = math.isclose(top, first, rel_tol=1e-5) or first > top
+        x = sampling.noise_scaling(sigmas[0], run.noise, run.latent_image, from_top)
+        if self.fresh_mask_noise:
+            generator = torch.Generator("cpu").manual_seed(extra_args["seed"] + 1)
+            run.noise = torch.randn(run.noise.shape, generator=generator).to(run.noise)
+        x = self.sampler_function(run, x, sigmas, extra_args=extra_args, callback=callback, disable=True)
+        return sampling.inverse_noise_scaling(sigmas[-1], x)
+
+
+def _fit_mask(mask: Tensor, shape: torch.Size) -> Tensor:
+    """A mask (B or 1, ..., H, W) brought to a latent's (B, C, h, w)."""
+    mask = mask.reshape(-1, 1, *mask.shape[-2:])
+    mask = torch.nn.functional.interpolate(mask, size=shape[2:], mode="bilinear")
+    repeats = -(-shape[0] // mask.shape[0])
+    return mask.repeat(repeats, 1, 1, 1)[:shape[0]].expand(shape)

@@ -1,0 +1,69 @@
+"""The noise levels a network was trained on, and the two-way map between sigmas and its timesteps."""
+import torch
+from torch import Tensor
+
+
+class DiscreteLevels:
+    """Stable Diffusion's 1000 levels (VE form), read between the table's points by straight lines in log sigma.
+
+    Betas are evenly spaced in their square root from 0.00085 to 0.012; sigma = sqrt((1 - abar) / abar).
+    timestep() is the exact inverse of sigma() within the table, so a level is never rounded to an integer step.
+    Source: Rombach et al. 2022, arXiv 2112.10752, released configuration.
+    """
+
+    def __init__(self):
+        betas = torch.linspace(0.00085 ** 0.5, 0.012 ** 0.5, 1000, dtype=torch.float64) ** 2
+        alphas_cumprod = torch.cumprod(1.0 - betas, dim=0)
+        sigmas = ((1.0 - alphas_cumprod) / alphas_cumprod).sqrt()
+        self.sigmas = sigmas.float()
+        self.log_sigmas = sigmas.log().float()
+
+    @property
+    def sigma_min(self) -> Tensor:
+        return self.sigmas[0]
+
+    @property
+    def sigma_max(self) -> Tensor:
+        return self.sigmas[-1]
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """Where sigma lies in the table, 0 to 999, fractional; levels outside take the nearest end."""
+        table, log_sigma = self.log_sigmas.to(sigma.device), sigma.log()
+        high = torch.searchsorted(table, log_sigma.contiguous()).clamp(1, len(table) - 1)
+        part = (log_sigma - table[high - 1]) / (table[high] - table[high - 1])
+        return high - 1 + part.clamp(0.0, 1.0)
+
+    def sigma(self, timestep: Tensor) -> Tensor:
+        """The level at a fractional place 0 to 999 of the table; places outside take the nearest end."""
+        table = self.log_sigmas.to(timestep.device)
+        place = timestep.float().clamp(0, len(table) - 1)
+        low = place.floor().long()
+        return torch.lerp(table[low], table[(low + 1).clamp(max=len(table) - 1)], place - low).exp()
+
+
+class FlowLevels:
+    """1000 levels of a flow model, sigma in (0, 1], bent by `shift`: s = shift t / (1 + (shift - 1) t).
+
+    timestep(sigma) is what the network is told, 1000 sigma; sigma(timestep) maps an UNSHIFTED time 0 to 1000 to
+    its shifted level. The two are inverse only at shift = 1, as in the models that use them.
+    Source: Esser et al. 2024, arXiv 2403.03206, eq. 23.
+    """
+
+    def __init__(self, shift: float = 1.0):
+        self.shift = shift
+        self.sigmas = self.sigma(torch.arange(1, 1001) / 1000 * 1000)
+
+    @property
+    def sigma_min(self) -> Tensor:
+        return self.sigmas[0]
+
+    @property
+    def sigma_max(self) -> Tensor:
+        return self.sigmas[-1]
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        return sigma * 1000.0
+
+    def sigma(self, timestep: Tensor) -> Tensor:
+        t = timestep / 1000.0
+        return self.shift * t / (1.0 + (self.shift - 1.0) * t)

@@ -1,0 +1,29 @@
+"""Inputs that several nodes share, worded once, and short forms for ComfyUI's own input tuples."""
+
+
+def INT(default: int, low: int, high: int, tooltip: str, **options) -> tuple:
+    return ("INT", {"default": default, "min": low, "max": high, "step": 1, "tooltip": tooltip, **options})
+
+
+def FLOAT(default: float, low: float, high: float, tooltip: str, *, step: float = 0.01, **options) -> tuple:
+    return ("FLOAT", {"default": default, "min": low, "max": high, "step": step, "round": step, "tooltip": tooltip, **options})
+
+
+def CHOICE(values, tooltip: str, **options) -> tuple:
+    values = list(values)
+    return (values, {"default": values[0], "tooltip": tooltip, **options})
+
+
+def SOCKET(kind: str, tooltip: str) -> tuple:
+    return (kind, {"tooltip": tooltip})
+
+
+ETA = FLOAT(0.0, 0.0, 4.0, "How much fresh noise each step adds: 0 none (the same path every time), 1 the full reverse "
+            "SDE. More corrects errors at many steps and blurs at few.")
+S_NOISE = FLOAT(1.0, 0.0, 2.0, "Factor on the fresh noise; 1 keeps the noise level exact, a little above 1 keeps more "
+                "fine detail. No effect at eta 0.", step=0.001, advanced=True)
+STEPS = INT(10, 1, 10000, "Steps of the schedule; most samplers call the model once a step.")
+DENOISE = FLOAT(1.0, 0.0, 1.0, "Share of the schedule to keep, counted from its end: 1 starts from pure noise, lower "
+                "values keep more of the picture you start from.")
+SEED = INT(0, 0, 2 ** 64 - 1, "Same seed, same result.", control_after_generate=True)
+MODEL = SOCKET("MODEL", "The model to change; the one that comes in stays as it is.")

@@ -1,0 +1,91 @@
+"""Nodes that need no checkpoint: drawn pictures, and an exact model of any set of pictures."""
+from .. import host
+from ..models.closed_form import PATCH, PREDICTIONS, ClosedFormNetwork, PixelCodec
+from ..models.shapes import PICTURE_SIZES, draw_shapes
+from ..models.words import CaptionEncoder, CaptionWords
+from .inputs import CHOICE, FLOAT, INT, SEED
+
+
+class OdeonShapes:
+    TITLE = "Shapes"
+    DESCRIPTION = "Pictures the pack draws itself, coloured shapes on plain grounds, with a caption each."
+    SEARCH_ALIASES = ["toy data", "dataset", "captions", "test pictures"]
+    RETURN_TYPES = ("IMAGE", "STRING")
+    RETURN_NAMES = ("images", "captions")
+    OUTPUT_TOOLTIPS = ("A batch of pictures.", "Their captions, one line each, in the same order.")
+    FUNCTION = "draw"
+    CATEGORY = "Odeon/models"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "count": INT(48, 1, 4096, "Pictures to draw; every 48 hold each of 6 shapes in each of 8 colours once."),
+            "size": CHOICE(PICTURE_SIZES, "Width and height in pixels."),
+            "seed": SEED,
+        }}
+
+    def draw(self, count, size, seed):
+        images, captions = draw_shapes(count, size, seed)
+        return (images, "\n".join(captions))
+
+
+class OdeonClosedFormModel:
+    TITLE = "Closed-form model"
+    DESCRIPTION = "The exact diffusion model of a batch of captioned pictures: no weights, no training, no download."
+    SEARCH_ALIASES = ["toy model", "exact denoiser", "no checkpoint", "cfdm", "gaussian mixture", "nearest neighbour"]
+    RETURN_TYPES = ("MODEL", "CLIP", "VAE")
+    OUTPUT_TOOLTIPS = ("Denoises exactly; works with every sampler, mask and guidance.",
+                       "Prompts choose pictures by the words of their captions.",
+                       "Regroups pixels, 8 x 8 to a latent place; nothing is lost.")
+    FUNCTION = "build"
+    CATEGORY = "Odeon/models"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "prediction": CHOICE(PREDICTIONS, "What the model predicts: eps as SD1.5 and SDXL, v as SD2, flow as Flux "
+                                 "and SD3. The pictures are the same, samplers and schedules behave differently."),
+            "smoothing": FLOAT(0.0, 0.0, 100.0, "0 ends on one of the pictures, higher values between several. Unit: "
+                               "distance of latents, where black and white pictures lie 28 apart; 1 to 4 mixes."),
+            "noises": INT(8, 1, 256, "Fixed noises that smoothing averages over; cost grows with it. No effect at "
+                          "smoothing 0.", advanced=True),
+            "neighbours": INT(0, 0, 65536, "Only this many nearest pictures count exactly, 0 for all.", advanced=True),
+            "extra": INT(64, 0, 65536, "Pictures that stand for all but the neighbours. No effect at neighbours 0.",
+                         advanced=True),
+            "seed": SEED,
+        }, "optional": {
+            "images": ("IMAGE", {"tooltip": "The pictures to model, sides a multiple of 8. Nothing connected: the 48 "
+                                            "pictures of a Shapes node as it comes."}),
+            "captions": ("STRING", {"default": "", "multiline": True, "tooltip": "One line for each picture; prompts "
+                                    "choose by these words. Empty: every prompt means all pictures."}),
+        }}
+
+    def build(self, prediction, smoothing, noises, neighbours, extra, seed, images=None, captions=""):
+        lines = captions.strip().splitlines()
+        if images is None:
+            if lines:
+                raise ValueError(f"got {len(lines)} captions but no images; connect images or clear the captions")
+            images, lines = draw_shapes(48)
+        lines = _captions_for(images, lines)
+        codec, words = PixelCodec(*images.shape[1:3]), CaptionWords(lines)
+        pictures = codec.encode(images[..., :3].float().movedim(-1, 1) * 2.0 - 1.0)
+        network = ClosedFormNetwork(pictures, words.matrix, prediction=prediction, smoothing=smoothing, noises=noises,
+                                    neighbours=neighbours, extra=extra, seed=seed)
+        model = host.make_model(network, prediction=prediction, levels=network.levels, channels=codec.channels,
+                                rgb_factors=codec.rgb_factors())
+        clip = host.make_clip(words, CaptionEncoder(len(words.axes)))
+        return (model, clip, host.make_vae(codec, ratio=PATCH))
+
+
+def _captions_for(images, lines: list[str]) -> list[str]:
+    """A caption for each picture, after checking that the pictures can be used."""
+    height, width = images.shape[1:3]
+    if height % PATCH or width % PATCH:
+        raise ValueError(f"pictures need sides that are multiples of {PATCH}, got {width} x {height}; resize or crop them")
+    if lines and len(lines) != len(images):
+        raise ValueError(f"need one caption line for each of the {len(images)} pictures, got {len(lines)}; "
+                         "add or remove lines")
+    return lines or [""] * len(images)
+
+
+NODES = (OdeonShapes, OdeonClosedFormModel)

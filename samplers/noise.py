@@ -1,0 +1,32 @@
+"""Unit noise for stochastic steps: the same picture for the same seed, whatever the batch and the device."""
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def step_noise(start: Tensor, seed: int, stream: str) -> Callable[[float, float], Tensor]:
+    """noise_sampler(sigma, sigma_next) -> unit normal float32 values shaped as start, on start's device.
+
+    One CPU generator for each batch item, seeded from the seed, the stream's name and the item's start noise.
+    So an item draws the same numbers in a batch of eight, alone, on any device; two streams, or the stream and
+    the start noise, share nothing. start: the noise (B, ...) the run began with. Items that start from equal
+    noise (all zeros where noise is disabled) are told apart by counting them.
+    """
+    seen = Counter()
+    generators = []
+    for item in start.detach().cpu().contiguous().float():
+        digest = hashlib.blake2b(item.numpy().tobytes(), digest_size=16).digest()
+        key = f"{stream}/{seed}/{seen[digest]}/".encode() + digest
+        seen[digest] += 1
+        item_seed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
+        generators.append(torch.Generator("cpu").manual_seed(item_seed))
+    shape, device = start.shape[1:], start.device
+
+    def draw(sigma: float, sigma_next: float) -> Tensor:
+        items = [torch.randn(shape, generator=generator, dtype=torch.float32) for generator in generators]
+        return torch.stack(items).to(device, non_blocking=True)
+
+    return draw

@@ -1,0 +1,45 @@
+"""How noise enters the state: x = alpha(sigma) * x_0 + sigma * eps."""
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import NamedTuple
+
+
+class Process(NamedTuple):
+    """A noising process. alpha(sigma) scales the picture; sigma_limit is the largest level it knows."""
+    name: str
+    alpha: Callable[[float], float]
+    sigma_limit: float
+
+    def lams(self, sigmas: list[float]) -> list[float]:
+        """log(alpha / sigma) of each level, half the log-SNR: -inf where alpha = 0, +inf where sigma = 0.
+
+        sigmas: at least two, strictly decreasing, within [0, sigma_limit]; anything else is a ValueError.
+        """
+        if len(sigmas) < 2:
+            raise ValueError(f"a schedule needs at least 2 sigmas (1 step), got {len(sigmas)}; "
+                             "raise steps, or check what cut the schedule")
+        if not all(math.isfinite(sigma) for sigma in sigmas):
+            raise ValueError(f"sigmas must be finite, got {_short(sigmas)}; rebuild the schedule")
+        if any(nxt >= sigma for sigma, nxt in pairwise(sigmas)):
+            raise ValueError(f"sigmas must strictly decrease, got {_short(sigmas)}; sort them, drop repeats, "
+                             "or use a sampler made for inversion")
+        if sigmas[-1] < 0.0 or sigmas[0] > self.sigma_limit:
+            raise ValueError(f"{self.name} sigmas must lie in [0, {self.sigma_limit:g}], got {sigmas[0]:g} to "
+                             f"{sigmas[-1]:g}; use a schedule made for this model")
+        return [_log_ratio(self.alpha(sigma), sigma) for sigma in sigmas]
+
+
+def _log_ratio(alpha: float, sigma: float) -> float:
+    if alpha == 0.0:
+        return -math.inf
+    return math.inf if sigma == 0.0 else math.log(alpha / sigma)
+
+
+def _short(sigmas: list[float]) -> str:
+    shown = ", ".join(f"{sigma:.4g}" for sigma in sigmas[:8])
+    return f"[{shown}{', ...' if len(sigmas) > 8 else ''}]"
+
+
+VE = Process("VE", lambda sigma: 1.0, math.inf)
+FLOW = Process("flow", lambda sigma: 1.0 - sigma, 1.0)
