@@ -169,7 +169,18 @@ class Client:
             raise
         finally:
             channel.close()
-        return self.get(f"/history/{prompt_id}")[prompt_id]["outputs"]
+        return self._outputs(prompt_id)
+
+    def _outputs(self, prompt_id: str) -> dict:
+        """The outputs of a finished graph; the server files them a moment after it says that it is done."""
+        deadline = time.monotonic() + 10.0
+        while True:
+            history = self.get(f"/history/{prompt_id}")
+            if prompt_id in history:
+                return history[prompt_id]["outputs"]
+            if time.monotonic() > deadline:
+                raise ServerError(f"{self.url} finished the graph but does not list its outputs; look in its own output folder")
+            time.sleep(0.05)
 
     def _follow(self, channel, prompt_id: str, prompt: dict, events: Events) -> None:
         """Reads messages until the graph is done; raises what the server reports as failed."""

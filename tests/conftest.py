@@ -3,6 +3,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -18,3 +20,12 @@ def _load_checkout() -> None:
 
 _load_checkout()
 sys.path.insert(0, str(ROOT / "tests"))  # for the helpers beside the tests: gmm.py, golden.py, comfy.py
+
+
+@pytest.fixture(scope="session")
+def comfyui_url(root, tmp_path_factory):
+    """The URL of a ComfyUI server at `root` with this pack loaded."""
+    from found_comfyui import isolated_server
+
+    with isolated_server(root, tmp_path_factory.mktemp("comfyui")) as url:
+        yield url

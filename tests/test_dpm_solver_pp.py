@@ -40,6 +40,12 @@ def test_order_of_convergence(exact, options, slope):
     assert math.log2(coarse / fine) == pytest.approx(slope, abs=0.2)
 
 
+def test_the_published_third_order_term_costs_accuracy(exact):
+    right, published = ((run(denoise, 1000.0 * UNIT_NOISE, plan_dpm_solver_pp(
+        log_spaced(640), order=3, third_order_term=term)) - exact).norm() for term in ("exact", "reference"))
+    assert published > 8.0 * right
+
+
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_taylor_form_is_exponential_adams(order):
     sigmas = [14.6, 9.0, 5.0, 2.0, 1.1, 0.4, 0.1, 0.0]

@@ -1,0 +1,36 @@
+"""The ComfyUIs that tests run in: the one the command line would find, and ComfyUI-* folders beside it."""
+import contextlib
+from functools import lru_cache
+
+import pytest
+
+from odeon.host import server
+
+WHY_SKIPPED = ("no ComfyUI was found ($COMFYUI_PATH, the enclosing custom_nodes, ~/comfy/ComfyUI, ~/ComfyUI): "
+               "what needs the real one was NOT tested")
+
+
+@lru_cache
+def roots():
+    """Folders of ComfyUI installations, the main one first."""
+    main = server.find_comfyui()
+    if main is None:
+        return ()
+    return (main, *sorted(other for other in main.parent.glob("ComfyUI-*") if (other / "main.py").is_file()))
+
+
+def each_comfyui():
+    """Parametrizes a test by `root`, or skips it saying why."""
+    if not roots():
+        return pytest.mark.parametrize("root", [pytest.param(None, marks=pytest.mark.skip(reason=WHY_SKIPPED))], ids=["none"])
+    return pytest.mark.parametrize("root", roots(), ids=lambda root: root.name, scope="session")
+
+
+@contextlib.contextmanager
+def isolated_server(root, folder):
+    """A server of its own files: nothing of the installation but its code, no other packs."""
+    for name in ("custom_nodes", "input", "output", "temp", "models", "user"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    with server.started(root, "--cpu", "--base-directory", str(folder), "--disable-api-nodes",
+                        "--preview-method", "latent2rgb") as url:
+        yield url

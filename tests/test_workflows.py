@@ -1,0 +1,82 @@
+"""Every workflow that ships: it runs embedded, and gives the same pictures in ComfyUI."""
+import json
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from found_comfyui import each_comfyui
+from PIL import Image
+
+from odeon.cli import CLASSES, _definitions
+from odeon.host import server
+from odeon.host.embedded import graph
+from odeon.host.embedded.context import Context, Events
+from odeon.host.workflow import load
+
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+
+
+class Collected(Events):
+    def __init__(self):
+        self.paths, self.steps = [], []
+
+    def saved(self, path):
+        self.paths.append(path)
+
+    def progress(self, value, total):
+        self.steps.append((value, total))
+
+
+def pictures(paths):
+    return {path.name: np.asarray(Image.open(path)).astype(int) for path in paths}
+
+
+@pytest.fixture(scope="session")
+def embedded(tmp_path_factory):
+    """path -> its pictures from the embedded runner, each workflow run once."""
+    made = {}
+
+    def run(path):
+        if path not in made:
+            workflow, events = load(path), Collected()
+            prompt = workflow.to_prompt(_definitions())
+            assert graph.check(prompt, CLASSES) == []
+            graph.run(prompt, CLASSES, Context(tmp_path_factory.mktemp(path.stem), [], prompt, workflow.ui, events))
+            made[path] = events
+        return made[path]
+
+    return run
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_runs_embedded(path, embedded):
+    events = embedded(path)
+    assert events.paths and events.steps
+    for file in events.paths:
+        picture = Image.open(file)
+        assert json.loads(picture.text["workflow"]) == json.loads(path.read_text())
+        assert load(file).to_prompt(_definitions()) == json.loads(picture.text["prompt"])
+        assert np.asarray(picture).std() > 2.0, "a picture of one colour"
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_says_what_it_shows(path):
+    nodes = json.loads(path.read_text())["nodes"]
+    assert any(node["type"] == "MarkdownNote" and len(node["widgets_values"][0]) > 40 for node in nodes)
+    assert all(node["widgets_values"][node["widgets_values"].index(value)] == "fixed" for node in nodes
+               for value in (node.get("widgets_values") or []) if value in ("fixed", "randomize", "increment", "decrement"))
+
+
+@each_comfyui()
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_same_pictures_in_comfyui(path, root, comfyui_url, embedded, tmp_path):
+    client, events = server.Client(comfyui_url), Collected()
+    workflow = load(path)
+    prompt = workflow.to_prompt(client.definitions())
+    saved = client.fetch_images(client.run(prompt, workflow.ui, events), tmp_path, events)
+    ours, theirs = pictures(embedded(path).paths), pictures(saved)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert np.abs(ours[name] - theirs[name]).max() <= 1, name
+    assert json.loads(Image.open(saved[0]).text["workflow"]) == workflow.ui
+    assert events.steps, "the server's progress was not shown"
