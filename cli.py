@@ -1,8 +1,9 @@
 """The command `odeon`: run and check workflows, look up nodes."""
 import functools
 import json
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 from rich.console import Console
@@ -43,8 +44,8 @@ def reported(command):
     return inner
 
 
-File = Annotated[Path, typer.Argument(help="A workflow: JSON from the browser (saved or exported for the API), or a PNG "
-                                           "that carries one.")]
+File = Annotated[Path, typer.Argument(help="A workflow: JSON from the browser (saved or exported for the API), or a "
+                                           "PNG that carries one.")]
 
 
 def _definitions() -> dict:
@@ -55,41 +56,61 @@ def _definitions() -> dict:
 @reported
 def run(
     file: File,
-    values: Annotated[list[str], typer.Option("--set", metavar="NODE.INPUT=VALUE", help="Set an input; NODE is an id, a "
-                                              "title, or the class of a single node. May be repeated.")] = [],  # noqa: B006
+    values: Annotated[list[str], typer.Option("--set", metavar="NODE.INPUT=VALUE", help="Set an input; NODE is an id, "
+                                              "a title, or the class of a single node. May be repeated.")] = [],
     seed: Annotated[int | None, typer.Option(help="Set every seed of the workflow.", min=0)] = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("output"),
-    host: Annotated[str, typer.Option(help="auto (a ComfyUI found on this machine, else embedded), embedded, comfyui, or "
-                                           "the URL of a running ComfyUI.")] = "auto",
+    host: Annotated[str, typer.Option(help="auto (a ComfyUI found on this machine, else embedded), embedded, comfyui, "
+                                           "or the URL of a running ComfyUI.")] = "auto",
 ) -> None:
     """Make the pictures of a workflow."""
     workflow = load(file)
     make_folder(out)
-    inputs = [file.resolve().parent, Path("input").resolve()]
-    if host in ("auto", "embedded", "comfyui"):
-        root = None if host == "embedded" else server.find_comfyui()
-        if host == "comfyui" and root is None:
-            raise WorkflowError("no ComfyUI was found on this machine; set COMFYUI_PATH to its folder, give a URL to "
-                                "--host, or use --host embedded")
-        if root is None:
-            saved = _run_embedded(workflow, values, seed, out=out, inputs=inputs)
-        else:
-            console.print(f"Starting ComfyUI in {root}", highlight=False)
-            with server.started(root) as url:
-                saved = _run_on_server(url, workflow, values, seed, out=out, inputs=inputs)
-    elif host.startswith(("http://", "https://")):
-        saved = _run_on_server(host, workflow, values, seed, out=out, inputs=inputs)
+    job = _Job(workflow, values, seed, out, [file.resolve().parent, Path("input").resolve()])
+    if host.startswith(("http://", "https://")):
+        saved = _run_on_server(host, job)
+    elif host in ("auto", "comfyui"):
+        saved = _run_on_this_machine(job, must=host == "comfyui")
+    elif host == "embedded":
+        saved = _run_embedded(job)
     else:
         raise WorkflowError(f"--host must be auto, embedded, comfyui or a http:// URL, got {host!r}")
     for path in saved:
         print(path)
 
 
-def _changed(workflow: Workflow, definitions: dict, values: list[str], seed: int | None) -> Workflow:
-    """The workflow with --seed and --set applied; the workflow inside saved pictures has them too."""
-    if seed is not None:
-        workflow = workflow.set_seed(definitions, seed)
-    return workflow.set_values(definitions, dict(_assignment(text) for text in values))
+class _Job(NamedTuple):
+    """What to run and where its files are."""
+    workflow: Workflow
+    values: list[str]
+    seed: int | None
+    out: Path
+    inputs: list[Path]
+
+    def changed(self, definitions: dict) -> Workflow:
+        """The workflow with --seed and --set applied; the workflow inside saved pictures has them too."""
+        workflow = self.workflow if self.seed is None else self.workflow.set_seed(definitions, self.seed)
+        return workflow.set_values(definitions, dict(_assignment(text) for text in self.values))
+
+
+def _run_on_this_machine(job: _Job, *, must: bool) -> list[Path]:
+    """In the ComfyUI found here; unless it must be that, embedded where there is none or it does not start."""
+    root = server.find_comfyui()
+    if root is None:
+        if must:
+            raise WorkflowError("no ComfyUI was found on this machine; set COMFYUI_PATH to its folder, give a URL to "
+                                "--host, or use --host embedded")
+        return _run_embedded(job)
+    console.print(f"Starting ComfyUI in {root}", highlight=False)
+    with ExitStack() as stack:
+        try:
+            url = stack.enter_context(server.started(root))
+        except server.ServerError as error:
+            if must:
+                raise
+            console.print(f"{error}\nUsing the embedded runner instead.", highlight=False, markup=False)
+            return _run_embedded(job)
+        return _run_on_server(url, job)
 
 
 def _assignment(text: str) -> tuple[tuple[str, str], object]:
@@ -103,29 +124,33 @@ def _assignment(text: str) -> tuple[tuple[str, str], object]:
         return (node, name), value
 
 
-def _run_embedded(workflow: Workflow, values: list[str], seed: int | None, *, out: Path, inputs: list[Path]) -> list[Path]:
+def _run_embedded(job: _Job) -> list[Path]:
     definitions = _definitions()
-    workflow = _changed(workflow, definitions, values, seed)
+    workflow = job.changed(definitions)
     prompt = workflow.to_prompt(definitions)
     with _Display() as display:
-        context = Context(out, inputs, prompt, workflow.ui, display)
-        with running(context):
-            problems = graph.check(prompt, CLASSES)
-        if problems:
-            raise WorkflowError("\n".join(map(str, problems)))
+        context = Context(job.out, job.inputs, prompt, workflow.ui, display)
+        _require_sound(prompt, context)
         graph.run(prompt, CLASSES, context)
     return display.paths
 
 
-def _run_on_server(url: str, workflow: Workflow, values: list[str], seed: int | None, *, out: Path,
-                   inputs: list[Path]) -> list[Path]:
+def _require_sound(prompt: dict, context: Context) -> None:
+    """Raises WorkflowError with every problem of the graph, a line each."""
+    with running(context):
+        problems = graph.check(prompt, CLASSES)
+    if problems:
+        raise WorkflowError("\n".join(map(str, problems)))
+
+
+def _run_on_server(url: str, job: _Job) -> list[Path]:
     client = server.Client(url)
     definitions = client.definitions()
-    workflow = _changed(workflow, definitions, values, seed)
+    workflow = job.changed(definitions)
     prompt = workflow.to_prompt(definitions)
-    client.upload_inputs(prompt, inputs)
+    client.upload_inputs(prompt, job.inputs)
     with _Display() as display:
-        return client.fetch_images(client.run(prompt, workflow.ui, display), out, display)
+        return client.fetch_images(client.run(prompt, workflow.ui, display), job.out, display)
 
 
 class _Display(Events):
@@ -159,16 +184,13 @@ class _Display(Events):
 def check(file: File) -> None:
     """List every problem of a workflow, without running it."""
     prompt = load(file).to_prompt(_definitions())
-    with running(Context(Path("output"), [file.resolve().parent, Path("input").resolve()])):
-        problems = graph.check(prompt, CLASSES)
-    if problems:
-        raise WorkflowError("\n".join(map(str, problems)))
+    _require_sound(prompt, Context(Path("output"), [file.resolve().parent, Path("input").resolve()]))
     print(f"{file}: {len(prompt)} nodes, no problem")
 
 
 @app.command()
 @reported
-def nodes(name: Annotated[str | None, typer.Argument(help="A node id, to see its inputs and help page.")] = None) -> None:
+def nodes(name: Annotated[str | None, typer.Argument(help="A node id, to see its inputs and help.")] = None) -> None:
     """List Odeon's nodes, or show one with its inputs and help."""
     shown = Console()
     if name is None:
@@ -191,4 +213,5 @@ def nodes(name: Annotated[str | None, typer.Argument(help="A node id, to see its
 def _input_cells(kind, options: dict) -> tuple[str, str, str, str]:
     limits = f"{options['min']} to {options['max']}" if "min" in options else ""
     choices = ", ".join(map(str, kind)) if isinstance(kind, list) else limits
-    return ("COMBO" if isinstance(kind, list) else kind, str(options.get("default", "")), choices, options.get("tooltip", ""))
+    name = "COMBO" if isinstance(kind, list) else kind
+    return (name, str(options.get("default", "")), choices, options.get("tooltip", ""))

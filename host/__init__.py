@@ -16,5 +16,6 @@ def plan_of(sampler):
     """(plan function, options) of a SAMPLER made by `solver`, for wrappers that build on its steps."""
     plan = getattr(getattr(sampler, "sampler_function", None), "plan_and_options", None)
     if plan is None:
-        raise ValueError(f"this needs a SAMPLER with a plan, from one of Odeon's solver nodes; got {type(sampler).__name__}")
+        raise ValueError("this needs a SAMPLER with a plan, from one of Odeon's solver nodes, "
+                         f"got {type(sampler).__name__}; connect one")
     return plan

@@ -16,7 +16,8 @@ class Solver:
     process_of(model_patcher) -> Process; process: set to plan in that one whatever the model is.
     """
 
-    def __init__(self, plan_fn: Callable[..., list[Step]], options: dict, *, process_of, process: Process | None = None):
+    def __init__(self, plan_fn: Callable[..., list[Step]], options: dict, *, process_of,
+                 process: Process | None = None):
         self.plan_and_options = plan_fn, options
         self.process_of = process_of
         self.process = process

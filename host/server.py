@@ -3,6 +3,7 @@ import io
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -28,7 +29,7 @@ class ServerError(ValueError):
 
 
 def find_comfyui() -> Path | None:
-    """ComfyUI on this machine: $COMFYUI_PATH, the one whose custom_nodes holds this pack, ~/comfy/ComfyUI, ~/ComfyUI."""
+    """ComfyUI on this machine: $COMFYUI_PATH, the one around this pack, ~/comfy/ComfyUI or ~/ComfyUI."""
     named = os.environ.get("COMFYUI_PATH")
     home = Path.home()
     enclosing = [PACK.parent.parent] if PACK.parent.name == "custom_nodes" else []
@@ -66,7 +67,8 @@ def started(root: Path, *options: str):
             command.append("--cpu")
         log = Path(folder) / "log.txt"
         with log.open("wb") as sink:
-            process = subprocess.Popen(command, cwd=root, stdout=sink, stderr=subprocess.STDOUT)
+            # in a session of its own, so that Ctrl-C reaches only this process, which then ends the server
+            process = subprocess.Popen(command, cwd=root, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             url = f"http://127.0.0.1:{port}"
             _wait_until_ready(url, process, log)
@@ -86,7 +88,10 @@ def _pack_options(root: Path, folder: Path) -> list[str]:
         return []
     nodes = folder / "custom_nodes"
     nodes.mkdir()
-    (nodes / "odeon").symlink_to(PACK, target_is_directory=True)
+    try:
+        (nodes / "odeon").symlink_to(PACK, target_is_directory=True)
+    except OSError:  # Windows without the right to make links
+        shutil.copytree(PACK, nodes / "odeon", ignore=shutil.ignore_patterns(".*", "tests", "output", "*.egg-info"))
     config = folder / "paths.yaml"
     config.write_text(f"odeon:\n  custom_nodes: {json.dumps(str(nodes))}\n", encoding="utf-8")
     return ["--extra-model-paths-config", str(config)]
@@ -120,8 +125,11 @@ class Client:
         except urllib.error.HTTPError as error:
             raise ServerError(_refusal(error)) from error
         except (OSError, ValueError) as error:
-            raise ServerError(f"no ComfyUI answers at {self.url} ({getattr(error, 'reason', error)}); start it, check the "
-                              "address, or use --host embedded") from error
+            raise self._silent(getattr(error, "reason", error)) from error
+
+    def _silent(self, reason) -> ServerError:
+        return ServerError(f"no ComfyUI answers at {self.url} ({reason}); start it, check the address, or use "
+                           "--host embedded")
 
     def get(self, path: str):
         """JSON from the server."""
@@ -129,7 +137,8 @@ class Client:
             try:
                 return json.load(answer)
             except ValueError as error:
-                raise ServerError(f"{self.url}{path} is no ComfyUI (its answer is not JSON); check the address") from error
+                raise ServerError(f"what answers at {self.url} is no ComfyUI (its {path} is not JSON); "
+                                  "check the address") from error
 
     def definitions(self) -> dict:
         """Every node the server knows, as `workflow` reads definitions."""
@@ -157,15 +166,15 @@ class Client:
             channel = websocket.create_connection(
                 f"{scheme}://{parts.netloc}{parts.path}/ws?clientId={self.client_id}", timeout=60)
         except (OSError, websocket.WebSocketException) as error:
-            raise ServerError(f"no ComfyUI answers at {self.url} ({error}); start it, check the address, or use "
-                              "--host embedded") from error
+            raise self._silent(error) from error
         try:
             body = json.dumps({"prompt": prompt, "client_id": self.client_id, **extra}).encode()
             with self._open("/prompt", body) as answer:
                 prompt_id = json.load(answer)["prompt_id"]
             self._follow(channel, prompt_id, prompt, events)
         except KeyboardInterrupt:
-            self._open("/interrupt", b"{}").close()
+            with suppress(ServerError):
+                self._open("/interrupt", b"{}").close()
             raise
         finally:
             channel.close()
@@ -179,23 +188,13 @@ class Client:
             if prompt_id in history:
                 return history[prompt_id]["outputs"]
             if time.monotonic() > deadline:
-                raise ServerError(f"{self.url} finished the graph but does not list its outputs; look in its own output folder")
+                raise ServerError(f"{self.url} finished the graph but does not list its outputs; "
+                                  "look in its own output folder")
             time.sleep(0.05)
 
     def _follow(self, channel, prompt_id: str, prompt: dict, events: Events) -> None:
         """Reads messages until the graph is done; raises what the server reports as failed."""
-        import websocket
-
-        while True:
-            try:
-                message = channel.recv()
-            except websocket.WebSocketTimeoutException:
-                continue  # a long model call says nothing
-            except (OSError, websocket.WebSocketException) as error:
-                raise ServerError(f"the connection to {self.url} broke ({error}); the server may still finish the graph") from error
-            if not isinstance(message, str) or not message:
-                continue
-            kind, data = (lambda parsed: (parsed["type"], parsed["data"]))(json.loads(message))
+        for kind, data in self._messages(channel):
             if data.get("prompt_id", prompt_id) != prompt_id:
                 continue
             if kind == "execution_error":
@@ -208,8 +207,24 @@ class Client:
                 events.node_started(data["node"], node.get("_meta", {}).get("title") or node.get("class_type", ""))
             elif kind == "progress":
                 events.progress(data["value"], data["max"])
-            elif kind == "execution_success" or kind == "executing":
+            elif kind in ("execution_success", "executing"):
                 return
+
+    def _messages(self, channel):
+        """(type, data) of every JSON message; pictures are passed over, a silent server is waited for."""
+        import websocket
+
+        while True:
+            try:
+                message = channel.recv()
+            except websocket.WebSocketTimeoutException:
+                continue  # a long model call says nothing
+            except (OSError, websocket.WebSocketException) as error:
+                raise ServerError(f"the connection to {self.url} broke ({error}); "
+                                  "the server may still finish the graph") from error
+            if isinstance(message, str) and message:
+                parsed = json.loads(message)
+                yield parsed["type"], parsed["data"]
 
     def fetch_images(self, outputs: dict, folder: Path, events: Events) -> list[Path]:
         """Saves every picture of a finished graph below folder (previews in temp/), unchanged, under free names."""

@@ -65,9 +65,10 @@ def load(path: Path) -> Workflow:
 
 def parse(data) -> Workflow:
     """A workflow from parsed JSON of either form."""
-    if isinstance(data, dict) and isinstance(data.get("nodes"), list) and data["nodes"]:
-        if all(isinstance(node, dict) and {"id", "type"} <= node.keys() for node in data["nodes"]):
-            return Workflow(data, None)
+    nodes = data.get("nodes") if isinstance(data, dict) else None
+    if isinstance(nodes, list) and nodes and all(
+            isinstance(node, dict) and {"id", "type"} <= node.keys() for node in nodes):
+        return Workflow(data, None)
     if isinstance(data, dict) and data and all(
             isinstance(node, dict) and isinstance(node.get("class_type"), str) and isinstance(node.get("inputs"), dict)
             for node in data.values()):
@@ -232,8 +233,8 @@ def _widget_values(definition: dict, values) -> dict:
 
 def _find_node(prompt: dict, wanted: str, name: str) -> str:
     """The id of the node meant by an id, a title or a class name; the input must be there and not linked."""
-    matches = [wanted] if wanted in prompt else [
-        node_id for node_id, node in prompt.items() if wanted in (node.get("_meta", {}).get("title"), node["class_type"])]
+    names = {node_id: (node.get("_meta", {}).get("title"), node["class_type"]) for node_id, node in prompt.items()}
+    matches = [wanted] if wanted in prompt else [node_id for node_id, of_node in names.items() if wanted in of_node]
     if len(matches) != 1:
         found = f"{len(matches)} nodes ({', '.join(matches)})" if matches else "no node"
         raise WorkflowError(f"{wanted!r} names {found} of the workflow; use a node id: {_listing(prompt)}")

@@ -143,5 +143,6 @@ class ClosedFormNetwork(nn.Module):
         if got[0] != own[0]:
             return (f"this closed-form model takes latents of {own[0]} channels, got {got[0]}; "
                     "start from EmptyLatentImage or encode with this model's own VAE")
-        return (f"this closed-form model was made from {own[2] * PATCH} x {own[1] * PATCH} px pictures, "
-                f"got a latent of {w * PATCH} x {h * PATCH} px; set the empty latent to {own[2] * PATCH} x {own[1] * PATCH}")
+        size = f"{own[2] * PATCH} x {own[1] * PATCH}"
+        return (f"this closed-form model was made from {size} px pictures, got a latent of {w * PATCH} x {h * PATCH} "
+                f"px; set the empty latent to {size}")

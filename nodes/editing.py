@@ -20,9 +20,9 @@ class OdeonLatentSlerp:
             "t": FLOAT(0.5, -1.0, 2.0, "How far from a to b; below 0 or above 1 goes past them. Unused when count is "
                        "above 1."),
             "count": INT(1, 1, 1024, "1 gives the point at t; more give a batch of evenly spaced points from a to b."),
-            "mode": CHOICE(["slerp_per_item", "slerp_per_channel", "lerp_renormalized"], "slerp_per_item suits noise and "
-                           "noisy latents; per_channel turns each channel on its own; lerp_renormalized is a straight "
-                           "mix at the right length, for clean latents."),
+            "mode": CHOICE(["slerp_per_item", "slerp_per_channel", "lerp_renormalized"],
+                           "slerp_per_item suits noise and noisy latents; per_channel turns each channel on its own; "
+                           "lerp_renormalized is a straight mix at the right length, for clean latents."),
         }}
 
     def build(self, latent_a, latent_b, t, count, mode):

@@ -18,8 +18,8 @@ class OdeonAPG:
     def INPUT_TYPES(cls):
         return {"required": {
             "model": MODEL,
-            "eta": FLOAT(0.0, -2.0, 2.0, "Share kept of the part along the prediction (contrast, saturation): 0 drops it, "
-                         "1 keeps it as plain CFG does."),
+            "eta": FLOAT(0.0, -2.0, 2.0, "Share kept of the part along the prediction (contrast, saturation): 0 drops "
+                         "it, 1 keeps it as plain CFG does."),
             "norm_threshold": FLOAT(15.0, 0.0, 1000.0, "Longest guidance allowed, 0 for no limit. As a norm: SDXL 15, "
                                     "SD 2.1 7.5, DiT 5, EDM2 2.5."),
             "momentum": FLOAT(-0.5, -1.0, 1.0, "Weight of earlier steps' guidance; negative pushes away from what was "

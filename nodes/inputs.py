@@ -6,7 +6,8 @@ def INT(default: int, low: int, high: int, tooltip: str, **options) -> tuple:
 
 
 def FLOAT(default: float, low: float, high: float, tooltip: str, *, step: float = 0.01, **options) -> tuple:
-    return ("FLOAT", {"default": default, "min": low, "max": high, "step": step, "round": step, "tooltip": tooltip, **options})
+    limits = {"default": default, "min": low, "max": high, "step": step, "round": step}
+    return ("FLOAT", {**limits, "tooltip": tooltip, **options})
 
 
 def CHOICE(values, tooltip: str, **options) -> tuple:
@@ -25,5 +26,4 @@ S_NOISE = FLOAT(1.0, 0.0, 2.0, "Factor on the fresh noise; 1 keeps the noise lev
 STEPS = INT(10, 1, 10000, "Steps of the schedule; most samplers call the model once a step.")
 DENOISE = FLOAT(1.0, 0.0, 1.0, "Share of the schedule to keep, counted from its end: 1 starts from pure noise, lower "
                 "values keep more of the picture you start from.")
-SEED = INT(0, 0, 2 ** 64 - 1, "Same seed, same result.", control_after_generate=True)
 MODEL = SOCKET("MODEL", "The model to change; the one that comes in stays as it is.")

@@ -3,7 +3,7 @@ from .. import host
 from ..models.closed_form import PATCH, PREDICTIONS, ClosedFormNetwork, PixelCodec
 from ..models.shapes import PICTURE_SIZES, draw_shapes
 from ..models.words import CaptionEncoder, CaptionWords
-from .inputs import CHOICE, FLOAT, INT, SEED
+from .inputs import CHOICE, FLOAT, INT
 
 
 class OdeonShapes:
@@ -21,11 +21,11 @@ class OdeonShapes:
         return {"required": {
             "count": INT(48, 1, 4096, "Pictures to draw; every 48 hold each of 6 shapes in each of 8 colours once."),
             "size": CHOICE(PICTURE_SIZES, "Width and height in pixels."),
-            "seed": SEED,
+            "data_seed": INT(0, 0, 2 ** 32 - 1, "Another number, other pictures; the same number, the same ones."),
         }}
 
-    def draw(self, count, size, seed):
-        images, captions = draw_shapes(count, size, seed)
+    def draw(self, count, size, data_seed):
+        images, captions = draw_shapes(count, size, data_seed)
         return (images, "\n".join(captions))
 
 
@@ -52,7 +52,7 @@ class OdeonClosedFormModel:
             "neighbours": INT(0, 0, 65536, "Only this many nearest pictures count exactly, 0 for all.", advanced=True),
             "extra": INT(64, 0, 65536, "Pictures that stand for all but the neighbours. No effect at neighbours 0.",
                          advanced=True),
-            "seed": SEED,
+            "smoothing_seed": INT(0, 0, 2 ** 32 - 1, "Of the noises and of the extra pictures.", advanced=True),
         }, "optional": {
             "images": ("IMAGE", {"tooltip": "The pictures to model, sides a multiple of 8. Nothing connected: the 48 "
                                             "pictures of a Shapes node as it comes."}),
@@ -60,7 +60,8 @@ class OdeonClosedFormModel:
                                     "choose by these words. Empty: every prompt means all pictures."}),
         }}
 
-    def build(self, prediction, smoothing, noises, neighbours, extra, seed, images=None, captions=""):
+    def build(self, prediction, smoothing, noises, neighbours, extra, smoothing_seed, images=None,
+              captions=""):
         lines = captions.strip().splitlines()
         if images is None:
             if lines:
@@ -70,7 +71,7 @@ class OdeonClosedFormModel:
         codec, words = PixelCodec(*images.shape[1:3]), CaptionWords(lines)
         pictures = codec.encode(images[..., :3].float().movedim(-1, 1) * 2.0 - 1.0)
         network = ClosedFormNetwork(pictures, words.matrix, prediction=prediction, smoothing=smoothing, noises=noises,
-                                    neighbours=neighbours, extra=extra, seed=seed)
+                                    neighbours=neighbours, extra=extra, seed=smoothing_seed)
         model = host.make_model(network, prediction=prediction, levels=network.levels, channels=codec.channels,
                                 rgb_factors=codec.rgb_factors())
         clip = host.make_clip(words, CaptionEncoder(len(words.axes)))
@@ -81,7 +82,8 @@ def _captions_for(images, lines: list[str]) -> list[str]:
     """A caption for each picture, after checking that the pictures can be used."""
     height, width = images.shape[1:3]
     if height % PATCH or width % PATCH:
-        raise ValueError(f"pictures need sides that are multiples of {PATCH}, got {width} x {height}; resize or crop them")
+        raise ValueError(f"pictures need sides that are multiples of {PATCH}, got {width} x {height}; "
+                         "resize or crop them")
     if lines and len(lines) != len(images):
         raise ValueError(f"need one caption line for each of the {len(images)} pictures, got {len(lines)}; "
                          "add or remove lines")

@@ -43,11 +43,12 @@ class OdeonSamplerDPMSolverPP(SolverNode):
             "solver_type": CHOICE(["midpoint", "taylor"], "How order 2 weighs the change since the last step: midpoint "
                                   "is the paper's default (and ComfyUI's dpmpp_2m), taylor the exact integral "
                                   "(ComfyUI's res_multistep)."),
-            "lower_order_below": INT(10, 0, 100, "Schedules with fewer steps than this end on lower orders, which keeps "
-                                     "few-step pictures stable. 10 is the reference; 0 never (ComfyUI's dpmpp_2m).",
-                                     advanced=True),
-            "third_order_term": CHOICE(["exact", "reference"], "Order 3 only: reference repeats the published code, whose "
-                                       "last term is half of what it should be; exact is third order.", advanced=True),
+            "lower_order_below": INT(10, 0, 100, "Schedules with fewer steps than this end on lower orders, which "
+                                     "keeps few-step pictures stable. 10 is the reference; 0 never (ComfyUI's "
+                                     "dpmpp_2m).", advanced=True),
+            "third_order_term": CHOICE(["exact", "reference"], "Order 3 only: reference repeats the published code, "
+                                       "whose last term is half of what it should be; exact is third order.",
+                                       advanced=True),
         }}
 
 

@@ -23,14 +23,14 @@ class OdeonSigmasPower(ScheduleNode):
 
     @classmethod
     def INPUT_TYPES(cls):
-        level = {"step": 0.0001}
         return {"required": {
             "steps": STEPS,
             "sigma_max": FLOAT(14.614642, 0.0001, 5000.0, "Noise level to start from. SD and SDXL 14.6146, flow models "
                                "(Flux, SD3) 1, SVD 700.", step=0.000001),
             "sigma_min": FLOAT(0.0291675, 0.0001, 5000.0, "Last level before 0. SD and SDXL 0.0292, flow models about "
                                "0.01.", step=0.0000001),
-            "rho": FLOAT(7.0, 0.1, 100.0, "Higher spends more steps on low noise (fine detail): 1 is even, 7 usual.", **level),
+            "rho": FLOAT(7.0, 0.1, 100.0, "Higher spends more steps on low noise (fine detail): 1 is even, 7 usual.",
+                         step=0.0001),
         }}
 
 

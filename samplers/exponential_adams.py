@@ -16,7 +16,7 @@ def plan_exponential_adams(sigmas: list[float], *, order: int = 3, eta: float = 
     sigma = 0 returns D. Order 1 with eta = 0 is DDIM; eta = 1 is the reverse SDE. s_noise: factor on the noise.
     sigmas: strictly decreasing, the last may be 0. NFE len(sigmas) - 1.
     Error per step O(h^(order + 1)), h the step in lambda, for eta = 0.
-    Source: Hochbruck & Ostermann 2010, exponential Adams; at order 2 the Taylor form of DPM-Solver++(2M), arXiv 2211.01095.
+    Source: Hochbruck & Ostermann 2010, exponential Adams; order 2 is the Taylor form of DPM-Solver++(2M), 2211.01095.
     """
     if not 1 <= order <= 4:
         raise ValueError(f"order must be 1, 2, 3 or 4, got {order}")

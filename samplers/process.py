@@ -24,7 +24,7 @@ class Process(NamedTuple):
         if any(nxt >= sigma for sigma, nxt in pairwise(sigmas)):
             raise ValueError(f"sigmas must strictly decrease, got {_short(sigmas)}; sort them, drop repeats, "
                              "or use a sampler made for inversion")
-        if sigmas[-1] < 0.0 or sigmas[0] > self.sigma_limit:
+        if sigmas[-1] < 0.0 or sigmas[0] > self.sigma_limit * (1.0 + 1e-6):  # float32 schedules may round up
             raise ValueError(f"{self.name} sigmas must lie in [0, {self.sigma_limit:g}], got {sigmas[0]:g} to "
                              f"{sigmas[-1]:g}; use a schedule made for this model")
         return [_log_ratio(self.alpha(sigma), sigma) for sigma in sigmas]
@@ -42,4 +42,4 @@ def _short(sigmas: list[float]) -> str:
 
 
 VE = Process("VE", lambda sigma: 1.0, math.inf)
-FLOW = Process("flow", lambda sigma: 1.0 - sigma, 1.0)
+FLOW = Process("flow", lambda sigma: max(0.0, 1.0 - sigma), 1.0)

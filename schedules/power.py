@@ -16,7 +16,7 @@ def power_sigmas(steps: int, sigma_max: float = 14.614642, sigma_min: float = 0.
     if rho <= 0.0:
         raise ValueError(f"rho must be above 0, got {rho}; 7 is usual, 1 is even spacing")
     if sigma_min == sigma_max and steps > 1:
-        raise ValueError(f"sigma_min and sigma_max are both {sigma_max}: {steps} steps would repeat it; lower sigma_min")
+        raise ValueError(f"sigma_min equals sigma_max {sigma_max}, and {steps} steps would repeat it; lower sigma_min")
     ramp = torch.linspace(0.0, 1.0, steps, dtype=torch.float64)
     top, bottom = sigma_max ** (1.0 / rho), sigma_min ** (1.0 / rho)
     return torch.cat([(top + ramp * (bottom - top)) ** rho, torch.zeros(1, dtype=torch.float64)])

@@ -16,13 +16,15 @@ def roots():
     main = server.find_comfyui()
     if main is None:
         return ()
-    return (main, *sorted(other for other in main.parent.glob("ComfyUI-*") if (other / "main.py").is_file()))
+    others = [place for place in main.parent.glob("ComfyUI-*") if (place / "main.py").is_file() and place != main]
+    return (main, *sorted(others))
 
 
 def each_comfyui():
     """Parametrizes a test by `root`, or skips it saying why."""
     if not roots():
-        return pytest.mark.parametrize("root", [pytest.param(None, marks=pytest.mark.skip(reason=WHY_SKIPPED))], ids=["none"])
+        return pytest.mark.parametrize("root", [pytest.param(None, marks=pytest.mark.skip(reason=WHY_SKIPPED))],
+                                       ids=["none"])
     return pytest.mark.parametrize("root", roots(), ids=lambda root: root.name, scope="session")
 
 

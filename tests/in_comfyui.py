@@ -120,7 +120,8 @@ def sample(model, solver, sigmas, latent, *, noise=None, cfg=3.0, mask=None, cal
     if noise is None:
         noise = comfy.sample.prepare_noise(latent, seed)
     with torch.inference_mode():
-        return guider.sample(noise, latent, solver, sigmas, denoise_mask=mask, callback=callback, disable_pbar=True, seed=seed)
+        return guider.sample(noise, latent, solver, sigmas, denoise_mask=mask, callback=callback, disable_pbar=True,
+                             seed=seed)
 
 
 def close(a, b, tolerance, what):
@@ -161,7 +162,8 @@ def check_core_namesakes():
             model, _ = toy(prediction)
             ours = sample(model, build("OdeonSamplerDPMSolverPP", solver_type=solver_type, **options)[0],
                           levels_for(prediction, 12), torch.zeros(1, 4, 8, 8))
-            core = sample(model, comfy.samplers.sampler_object(name), levels_for(prediction, 12), torch.zeros(1, 4, 8, 8))
+            core = sample(model, comfy.samplers.sampler_object(name), levels_for(prediction, 12),
+                          torch.zeros(1, 4, 8, 8))
             close(ours, core, 2e-5, f"{solver_type} against {name} on {prediction}")
 
 
@@ -196,7 +198,7 @@ def check_seeds_and_second_runs():
     assert torch.equal(first, sample(model, solver, levels_for("eps"), torch.zeros(1, 4, 8, 8), seed=3))
     assert not torch.allclose(first, sample(model, solver, levels_for("eps"), torch.zeros(1, 4, 8, 8), seed=4))
     noise = comfy.sample.prepare_noise(torch.zeros(1, 4, 8, 8), 3)
-    fixed = dict(noise=noise)
+    fixed = {"noise": noise}
     assert not torch.allclose(sample(model, solver, levels_for("eps"), torch.zeros(1, 4, 8, 8), seed=3, **fixed),
                               sample(model, solver, levels_for("eps"), torch.zeros(1, 4, 8, 8), seed=4, **fixed))
 
@@ -217,7 +219,7 @@ def check_callback_every_step_and_last_prediction():
     for solver, _ in solvers():
         seen = []
         out = sample(model, solver, levels_for("eps"), torch.zeros(1, 4, 8, 8),
-                     callback=lambda step, denoised, x, total: seen.append((step, total, denoised)))
+                     callback=lambda step, denoised, x, total, seen=seen: seen.append((step, total, denoised)))
         assert [(step, total) for step, total, _ in seen] == [(i, 6) for i in range(6)]
         close(out, seen[-1][2], 1e-6, "the result against the last prediction")
 
@@ -245,7 +247,8 @@ def check_bad_input_is_named():
     latent = torch.zeros(1, 4, 8, 8)
     expect_error("must strictly decrease", sample, model, sampler(), torch.tensor([1.0, 2.0, 0.0]), latent)
     expect_error("at least 2 sigmas", sample, model, sampler(), torch.tensor([5.0]), latent)
-    expect_error("NaN or infinite values: item 0 of 1", sample, model, sampler(), levels_for("eps"), latent * float("nan"))
+    expect_error("NaN or infinite values: item 0 of 1", sample, model, sampler(), levels_for("eps"),
+                 latent * float("nan"))
     network.calls, network.fail_at = 0, 3
     expect_error("at step 3 of 6 (sigma", sample, model, sampler(), levels_for("eps"), latent, cfg=1.0)
     flow, _ = toy("flow")
@@ -301,7 +304,8 @@ def check_apg_is_its_formula_and_composes():
         seen = []
         spy = comfy.samplers.KSAMPLER(lambda m, x0, sigmas, extra_args=None, **_: seen.append(
             m(x, x.new_full((2,), 5.0), **extra_args)) or x0)
-        guider.sample(torch.zeros_like(x), torch.zeros_like(x), spy, torch.tensor([5.0, 0.0]), seed=0, disable_pbar=True)
+        guider.sample(torch.zeros_like(x), torch.zeros_like(x), spy, torch.tensor([5.0, 0.0]), seed=0,
+                      disable_pbar=True)
         return seen[0]
 
     cond = predictions(model, 1.0)
@@ -343,12 +347,13 @@ def check_unknown_guider_keywords_do_no_harm():
     guider.set_conds(word(0.3), word(-0.2))
     guider.set_cfg(5.0)
     latent = torch.zeros(1, 4, 8, 8)
-    out = guider.sample(comfy.sample.prepare_noise(latent, 5), latent, sampler(), levels_for("eps"), seed=5, disable_pbar=True)
+    out = guider.sample(comfy.sample.prepare_noise(latent, 5), latent, sampler(), levels_for("eps"), seed=5,
+                        disable_pbar=True)
     assert torch.equal(out, sample(model, sampler(), levels_for("eps"), latent, cfg=5.0))
 
 
 def closed_form(prediction="eps", **options):
-    inputs = {"prediction": prediction, "smoothing": 0.0, "noises": 4, "neighbours": 0, "extra": 8, "seed": 0}
+    inputs = {"prediction": prediction, "smoothing": 0.0, "noises": 4, "neighbours": 0, "extra": 8, "smoothing_seed": 0}
     return build("OdeonClosedFormModel", **{**inputs, **options})
 
 
@@ -367,8 +372,10 @@ def check_closed_form_is_a_checkpoint_to_core_nodes():
             again = nodes.VAEEncode().encode(vae, picture)[0]["samples"]
             close(nodes.VAEDecode().decode(vae, {"samples": again})[0], picture, 1e-6, "VAE there and back")
             close(vae.decode_tiled(out["samples"], tile_x=4, tile_y=4, overlap=1), picture, 1e-5, "tiled decoding")
-            masked = {"samples": again, "noise_mask": torch.cat([torch.zeros(1, 1, 64, 32), torch.ones(1, 1, 64, 32)], 3)}
-            kept = nodes.KSampler().sample(model, 2, 8, 1.0, "dpmpp_2m", "simple", negative, negative, masked)[0]["samples"]
+            masked = {"samples": again,
+                      "noise_mask": torch.cat([torch.zeros(1, 1, 64, 32), torch.ones(1, 1, 64, 32)], 3)}
+            kept = nodes.KSampler().sample(model, 2, 8, 1.0, "dpmpp_2m", "simple", negative, negative,
+                                           masked)[0]["samples"]
             close(kept[..., :3], again[..., :3], 1e-5, "masked-out half")
             clip.clone().tokenize("star")
             nodes.CLIPSetLastLayer().set_last_layer(clip, -2)
@@ -377,7 +384,7 @@ def check_closed_form_is_a_checkpoint_to_core_nodes():
 def check_closed_form_previews():
     model, _, vae = closed_form()
     with torch.inference_mode():
-        pictures = build("OdeonShapes", count=2, size=64, seed=0)[0]
+        pictures = build("OdeonShapes", count=2, size=64, data_seed=0)[0]
         latent = vae.encode(pictures)
         comfy.cli_args.args.preview_method = latent_preview.LatentPreviewMethod.Latent2RGB
         previewer = latent_preview.get_previewer(torch.device("cpu"), model.get_model_object("latent_format"))
@@ -402,7 +409,8 @@ def check_closed_form_batch_index():
             noise = comfy.sample.prepare_noise(latent["samples"], 5, latent.get("batch_index", [0, 1, 2]))
             guider = comfy.samplers.CFGGuider(model)
             guider.set_conds(empty, empty)
-            outs.append(guider.sample(noise, latent["samples"], sampler(2, eta=1.0), levels_for("eps"), seed=5, disable_pbar=True))
+            outs.append(guider.sample(noise, latent["samples"], sampler(2, eta=1.0), levels_for("eps"), seed=5,
+                                      disable_pbar=True))
     close(outs[0][2:], outs[1], 1e-4, "item 2 of a stochastic batch against LatentFromBatch")
 
 
@@ -411,8 +419,9 @@ def check_wrong_latent_is_named():
     empty = clip.encode_from_tokens_scheduled(clip.tokenize(""))
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(empty, empty)
-    expect_error("made from 64 x 64 px pictures, got a latent of 128 x 128 px", guider.sample, torch.zeros(1, 192, 16, 16),
-                 torch.zeros(1, 192, 16, 16), sampler(), levels_for("eps"), seed=0, disable_pbar=True)
+    expect_error("made from 64 x 64 px pictures, got a latent of 128 x 128 px", guider.sample,
+                 torch.zeros(1, 192, 16, 16), torch.zeros(1, 192, 16, 16), sampler(), levels_for("eps"), seed=0,
+                 disable_pbar=True)
 
 
 def check_latents_made_under_inference_mode():

@@ -37,7 +37,8 @@ def test_run_makes_pictures_and_names_them(tmp_path):
 
 
 def test_a_picture_runs_again_as_its_own_workflow(tmp_path):
-    first = run(QUICKSTART, "--seed", 12, "--set", "EmptyLatentImage.batch_size=1", "--set", "Prompt.text=ring", out=tmp_path)
+    first = run(QUICKSTART, "--seed", 12, "--set", "EmptyLatentImage.batch_size=1", "--set", "Prompt.text=ring",
+                out=tmp_path)
     picture = first.stdout.split()[0]
     again = run(picture, out=tmp_path / "again").stdout.split()[0]
     assert np.array_equal(np.asarray(Image.open(picture)), np.asarray(Image.open(again)))
@@ -90,9 +91,12 @@ def fails_with(result, message):
 
 @pytest.mark.parametrize(("nodes", "message"), [
     ({"20": ("FlipSigmas", {"sigmas": ["8", 0]}), "9": ("sigmas", ["20", 0])}, "must strictly decrease"),
-    ({"20": ("SplitSigmas", {"sigmas": ["8", 0], "step": 0}), "9": ("sigmas", ["20", 0])}, "at least 2 values (1 step), got 1"),
-    ({"20": ("LoadImage", {"image": "gone.png"}), "10": None, "1": ("images", ["20", 0])}, "image file 'gone.png' was not found in"),
-    ({"20": ("CheckpointLoaderSimple", {"ckpt_name": "x"}), "6": ("model", ["20", 0])}, "unknown node class 'CheckpointLoaderSimple'"),
+    ({"20": ("SplitSigmas", {"sigmas": ["8", 0], "step": 0}), "9": ("sigmas", ["20", 0])},
+     "at least 2 values (1 step), got 1"),
+    ({"20": ("LoadImage", {"image": "gone.png"}), "10": None, "1": ("images", ["20", 0])},
+     "image file 'gone.png' was not found in"),
+    ({"20": ("CheckpointLoaderSimple", {"ckpt_name": "x"}), "6": ("model", ["20", 0])},
+     "unknown node class 'CheckpointLoaderSimple'"),
 ])
 def test_bad_graphs_end_with_one_message(tmp_path, nodes, message):
     path = edited(tmp_path)
@@ -125,7 +129,8 @@ def test_bad_files_folders_and_hosts_end_with_one_message(tmp_path):
     fails_with(odeon("check", tmp_path / "none.json"), "can't be read (No such file or directory)")
     (tmp_path / "file").touch()
     fails_with(run(QUICKSTART, out=tmp_path / "file" / "below"), "can't be written")
-    fails_with(odeon("run", QUICKSTART, "--out", tmp_path, "--host", "mars"), "--host must be auto, embedded, comfyui or")
+    fails_with(odeon("run", QUICKSTART, "--out", tmp_path, "--host", "mars"),
+               "--host must be auto, embedded, comfyui or")
     fails_with(odeon("run", QUICKSTART, "--out", tmp_path, "--host", "http://127.0.0.1:9"), "no ComfyUI answers at")
     fails_with(odeon("nodes", "OdeonNothing"), "Odeon has no node 'OdeonNothing'")
 
@@ -133,7 +138,8 @@ def test_bad_files_folders_and_hosts_end_with_one_message(tmp_path):
 def test_check_lists_every_problem_at_once(tmp_path):
     result = odeon("check", edited(tmp_path, _8_steps=0, _7_order=9, _6_model=None))
     fails_with(result, "node 8")
-    for part in ("node 7 (OdeonSamplerExponentialAdams): input 'order' must lie in 1 to 4, got 9", "input 'model' is missing"):
+    for part in ("node 7 (OdeonSamplerExponentialAdams): input 'order' must lie in 1 to 4, got 9",
+                 "input 'model' is missing"):
         assert part in " ".join(result.output.split())
 
 

@@ -36,8 +36,9 @@ def test_smoothing_is_the_paper_s_formula():
     for b in range(3):
         expected = torch.zeros(16, dtype=z.dtype)
         for e in shifts:
-            logs = torch.stack([-((z[b] - (1 - sigma) * m).square().sum() - 2 * s * (1 - sigma) * (e @ m)) / (2 * sigma ** 2)
-                                for m in MEANS])
+            logs = torch.stack([
+                -((z[b] - (1 - sigma) * m).square().sum() - 2 * s * (1 - sigma) * (e @ m)) / (2 * sigma ** 2)
+                for m in MEANS])
             expected += torch.softmax(logs, 0) @ MEANS / 5
         assert torch.allclose(ours[b], expected, atol=1e-12)
 
@@ -73,8 +74,9 @@ def test_all_neighbours_are_the_whole_and_few_come_near():
     z = torch.randn(8, 16, generator=generator, dtype=torch.float64)
     order = torch.randperm(200, generator=generator)
     whole = closed_form_denoise(z, level(z, 0.7), pictures)
-    near = [(closed_form_denoise(z, level(z, 0.7), pictures, neighbours=k, extra=extra, extra_order=order) - whole).norm()
-            for k, extra in ((200, 10), (199, 1), (100, 50), (20, 50), (20, 0))]
+    near = [
+        (closed_form_denoise(z, level(z, 0.7), pictures, neighbours=k, extra=extra, extra_order=order) - whole).norm()
+        for k, extra in ((200, 10), (199, 1), (100, 50), (20, 50), (20, 0))]
     assert near[0] == 0.0
     assert near[1] < 1e-12
     assert near[2] < near[3] < near[4]

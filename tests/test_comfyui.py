@@ -42,7 +42,7 @@ def test_server_lists_every_node_and_page(root, comfyui_url):
 
 
 def graph_of(**values):
-    nodes = {"1": {"class_type": "OdeonShapes", "inputs": {"count": 2, "size": 64, "seed": 0, **values}},
+    nodes = {"1": {"class_type": "OdeonShapes", "inputs": {"count": 2, "size": 64, "data_seed": 0, **values}},
              "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}}
     return nodes
 
@@ -52,10 +52,10 @@ def test_refused_graphs_and_failing_nodes_are_named(root, comfyui_url):
     client = server.Client(comfyui_url)
     with pytest.raises(server.ServerError, match=r"node 1 \(OdeonShapes\): Value 0 smaller than min"):
         client.run(graph_of(count=0), None, Events())
-    bad = {"1": {"class_type": "OdeonShapes", "inputs": {"count": 2, "size": 64, "seed": 0}},
+    bad = {"1": {"class_type": "OdeonShapes", "inputs": {"count": 2, "size": 64, "data_seed": 0}},
            "2": {"class_type": "OdeonClosedFormModel", "inputs": {
-               "prediction": "eps", "smoothing": 0, "noises": 8, "neighbours": 0, "extra": 64, "seed": 0, "images": ["1", 0],
-               "captions": "only one"}},
+               "prediction": "eps", "smoothing": 0, "noises": 8, "neighbours": 0, "extra": 64, "smoothing_seed": 0,
+               "images": ["1", 0], "captions": "only one"}},
            "3": {"class_type": "VAEEncode", "inputs": {"pixels": ["1", 0], "vae": ["2", 2]}},
            "4": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["2", 2]}},
            "5": {"class_type": "PreviewImage", "inputs": {"images": ["4", 0]}}}
@@ -68,7 +68,7 @@ def test_previews_come_back_and_inputs_go_there(root, comfyui_url, tmp_path):
     from PIL import Image
 
     client = server.Client(comfyui_url)
-    saved = client.fetch_images(client.run(graph_of(seed=5), None, Events()), tmp_path, Events())
+    saved = client.fetch_images(client.run(graph_of(data_seed=5), None, Events()), tmp_path, Events())
     assert [path.parent.name for path in saved] == ["temp", "temp"]
     Image.new("RGB", (8, 8), (9, 8, 7)).save(tmp_path / "mine.png")
     loading = {"1": {"class_type": "LoadImage", "inputs": {"image": "mine.png"}},
@@ -102,6 +102,6 @@ def test_a_comfyui_that_dies_while_starting_is_named(tmp_path):
         (tmp_path / name).mkdir()
     (tmp_path / "comfy" / "cli_args.py").touch()
     (tmp_path / "main.py").write_text("import sys; sys.exit('a module is missing')")
-    with pytest.raises(server.ServerError, match=r"stopped while starting \(exit code 1\): a module is missing"):
-        with server.started(tmp_path, "--cpu"):
-            pass
+    with (pytest.raises(server.ServerError, match=r"stopped while starting \(exit code 1\): a module is missing"),
+          server.started(tmp_path, "--cpu")):
+        pass

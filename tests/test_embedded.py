@@ -18,8 +18,8 @@ def call(node, **inputs):
 
 
 def closed_form(prediction="eps", **options):
-    return call("OdeonClosedFormModel", **{"prediction": prediction, "smoothing": 0.0, "noises": 4, "neighbours": 0, "extra": 8,
-                                           "seed": 0, **options})
+    return call("OdeonClosedFormModel", **{"prediction": prediction, "smoothing": 0.0, "noises": 4, "neighbours": 0,
+                                           "extra": 8, "smoothing_seed": 0, **options})
 
 
 def adams(order=2, eta=0.0):
@@ -43,7 +43,7 @@ def run(model, clip, *, text="a star", sampler=None, latent=None, cfg=1.5, seed=
 
 @pytest.mark.parametrize("prediction", KINDS)
 def test_the_prompt_decides_what_is_drawn(prediction):
-    pictures, captions = call("OdeonShapes", count=48, size=64, seed=0)
+    pictures, captions = call("OdeonShapes", count=48, size=64, data_seed=0)
     model, clip, vae = closed_form(prediction)
     for text in ("red star", "blue ring"):
         out = run(model, clip, text=text, cfg=1.0)[0]["samples"]
@@ -63,7 +63,8 @@ def test_item_of_a_batch_is_its_single_run(prediction, eta):
     whole = {"samples": torch.zeros(3, 192, 8, 8), "batch_index": [0, 1, 2]}
     batch = run(model, clip, sampler=adams(2, eta), latent=whole)[0]["samples"]
     for i in range(3):
-        alone = run(model, clip, sampler=adams(2, eta), latent={"samples": torch.zeros(1, 192, 8, 8), "batch_index": [i]})
+        alone = run(model, clip, sampler=adams(2, eta),
+                    latent={"samples": torch.zeros(1, 192, 8, 8), "batch_index": [i]})
         assert torch.allclose(batch[i:i + 1], alone[0]["samples"], atol=1e-4)
 
 
@@ -71,7 +72,7 @@ def test_item_of_a_batch_is_its_single_run(prediction, eta):
 @pytest.mark.parametrize("name", ["euler", "ddim", "dpmpp_2m", "res_multistep", None])
 def test_masks_keep_what_they_cover(prediction, name):
     model, clip, vae = closed_form(prediction)
-    pictures, _ = call("OdeonShapes", count=2, size=64, seed=1)
+    pictures, _ = call("OdeonShapes", count=2, size=64, data_seed=1)
     latent = call("VAEEncode", pixels=pictures, vae=vae)[0]
     mask = torch.ones(1, 64, 64)
     mask[..., :32] = 0.0
@@ -111,19 +112,24 @@ def test_ksampler_and_its_parts_agree():
     model, clip, _ = closed_form()
     positive, negative = encode(clip, "ring"), encode(clip, "")
     latent = call("EmptyLatentImage", width=64, height=64, batch_size=1)[0]
-    common = dict(model=model, steps=8, cfg=2.0, sampler_name="dpmpp_2m", scheduler="karras", positive=positive, negative=negative)
+    common = {"model": model, "steps": 8, "cfg": 2.0, "sampler_name": "dpmpp_2m", "scheduler": "karras",
+              "positive": positive, "negative": negative}
     whole = call("KSampler", seed=5, latent_image=latent, denoise=1.0, **common)[0]["samples"]
     sigmas = call("BasicScheduler", model=model, scheduler="karras", steps=8, denoise=1.0)[0]
-    custom = call("SamplerCustom", model=model, add_noise=True, noise_seed=5, cfg=2.0, positive=positive, negative=negative,
-                  sampler=call("KSamplerSelect", sampler_name="dpmpp_2m")[0], sigmas=sigmas, latent_image=latent)[0]["samples"]
+    custom = call("SamplerCustom", model=model, add_noise=True, noise_seed=5, cfg=2.0, positive=positive,
+                  negative=negative, sampler=call("KSamplerSelect", sampler_name="dpmpp_2m")[0], sigmas=sigmas,
+                  latent_image=latent)[0]["samples"]
     assert torch.equal(whole, custom)
-    advanced = dict(noise_seed=5, start_at_step=0, end_at_step=10000, return_with_leftover_noise="disable", add_noise="enable")
+    advanced = {"noise_seed": 5, "start_at_step": 0, "end_at_step": 10000, "return_with_leftover_noise": "disable",
+                "add_noise": "enable"}
     assert torch.equal(call("KSamplerAdvanced", latent_image=latent, **advanced, **common)[0]["samples"], whole)
-    first = call("KSamplerAdvanced", latent_image=latent, **{**advanced, "end_at_step": 4, "return_with_leftover_noise": "enable"},
+    first = call("KSamplerAdvanced", latent_image=latent,
+                 **{**advanced, "end_at_step": 4, "return_with_leftover_noise": "enable"},
                  **{**common, "sampler_name": "euler"})[0]
     second = call("KSamplerAdvanced", latent_image=first, **{**advanced, "start_at_step": 4, "add_noise": "disable"},
                   **{**common, "sampler_name": "euler"})[0]["samples"]
-    euler = call("KSampler", seed=5, latent_image=latent, denoise=1.0, **{**common, "sampler_name": "euler"})[0]["samples"]
+    euler = call("KSampler", seed=5, latent_image=latent, denoise=1.0,
+                 **{**common, "sampler_name": "euler"})[0]["samples"]
     assert torch.allclose(second, euler, atol=1e-4)
 
 
@@ -147,7 +153,7 @@ def test_guidance_state_is_born_and_dies_with_a_run():
 
 def test_rules_follow_one_another():
     model, clip, _ = closed_form()
-    neutral = dict(eta=1.0, norm_threshold=0.0, momentum=0.0, threshold_unit="norm", axes="sample")
+    neutral = {"eta": 1.0, "norm_threshold": 0.0, "momentum": 0.0, "threshold_unit": "norm", "axes": "sample"}
     strong = dict(neutral, eta=0.0, norm_threshold=1.0)
     once = call("OdeonAPG", model=model, **strong)[0]
     with_neutral = call("OdeonAPG", model=once, **neutral)[0]
@@ -179,15 +185,18 @@ def test_latent_upscale():
     latent = {"samples": torch.arange(32.0).reshape(1, 1, 4, 8), "kept": 1}
     up = call("LatentUpscale", samples=latent, upscale_method="nearest-exact", width=128, height=64, crop="disabled")[0]
     assert up["samples"].shape == (1, 1, 8, 16) and up["kept"] == 1
-    cropped = call("LatentUpscale", samples=latent, upscale_method="nearest-exact", width=64, height=64, crop="center")[0]
+    cropped = call("LatentUpscale", samples=latent, upscale_method="nearest-exact", width=64, height=64,
+                   crop="center")[0]
     assert torch.equal(cropped["samples"][0, 0, ::2, ::2], latent["samples"][0, 0, :, 2:6])
-    assert call("LatentUpscale", samples=latent, upscale_method="bilinear", width=0, height=0, crop="disabled")[0] is latent
+    assert call("LatentUpscale", samples=latent, upscale_method="bilinear", width=0, height=0,
+                crop="disabled")[0] is latent
     kept = call("LatentUpscale", samples=latent, upscale_method="area", width=256, height=0, crop="disabled")[0]
     assert kept["samples"].shape == (1, 1, 16, 32)
 
 
 def test_slerp_node_keeps_extras_and_leaves_inputs_alone():
-    a, b = {"samples": torch.ones(1, 4, 2, 2), "noise_mask": 1, "batch_index": [0]}, {"samples": -torch.ones(1, 4, 2, 2)}
+    a = {"samples": torch.ones(1, 4, 2, 2), "noise_mask": 1, "batch_index": [0]}
+    b = {"samples": -torch.ones(1, 4, 2, 2)}
     strip = call("OdeonLatentSlerp", latent_a=a, latent_b=b, t=0.5, count=3, mode="slerp_per_item")[0]
     assert strip["samples"].shape == (3, 4, 2, 2)
     assert strip["noise_mask"] == 1 and "batch_index" not in strip
@@ -197,12 +206,13 @@ def test_slerp_node_keeps_extras_and_leaves_inputs_alone():
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    (dict(sigmas=torch.zeros(0)), r"SIGMAS needs at least 2 values \(1 step\), got 0"),
-    (dict(sigmas=torch.tensor([3.0])), r"SIGMAS needs at least 2 values \(1 step\), got 1"),
-    (dict(sigmas=torch.tensor([1.0, 3.0, 0.0])), "must strictly decrease"),
-    (dict(latent={"samples": torch.full((2, 192, 8, 8), float("nan"))}), "NaN or infinite values: items 0, 1 of 2"),
-    (dict(latent={"samples": torch.zeros(1, 192, 16, 16)}), "made from 64 x 64 px pictures, got a latent of 128 x 128 px"),
-    (dict(latent={"samples": torch.ones(1, 4, 8, 8)}), "takes latents of 192 channels, got 4"),
+    ({"sigmas": torch.zeros(0)}, r"SIGMAS needs at least 2 values \(1 step\), got 0"),
+    ({"sigmas": torch.tensor([3.0])}, r"SIGMAS needs at least 2 values \(1 step\), got 1"),
+    ({"sigmas": torch.tensor([1.0, 3.0, 0.0])}, "must strictly decrease"),
+    ({"latent": {"samples": torch.full((2, 192, 8, 8), float("nan"))}}, "NaN or infinite values: items 0, 1 of 2"),
+    ({"latent": {"samples": torch.zeros(1, 192, 16, 16)}},
+     "made from 64 x 64 px pictures, got a latent of 128 x 128 px"),
+    ({"latent": {"samples": torch.ones(1, 4, 8, 8)}}, "takes latents of 192 channels, got 4"),
 ])
 def test_bad_input_is_named(change, message):
     model, clip, _ = closed_form()
@@ -213,7 +223,8 @@ def test_bad_input_is_named(change, message):
 def test_a_model_that_breaks_down_names_the_step():
     model, clip, _ = closed_form()
     model.apply_model = lambda x, sigma, context, options: x * float("nan") if sigma[0] < 1.0 else x
-    with pytest.raises(ValueError, match=r"NaN or infinite values at step 7 of 8 \(sigma 0\.\d+\) under exponential_adams"):
+    with pytest.raises(ValueError,
+                       match=r"NaN or infinite values at step 7 of 8 \(sigma 0\.\d+\) under exponential_adams"):
         run(model, clip, cfg=1.0)
 
 
@@ -258,6 +269,7 @@ def test_load_image_reads_colour_and_alpha(tmp_path):
 
 
 def test_primitives_and_reroute():
-    for name, value in (("PrimitiveInt", 3), ("PrimitiveFloat", 0.5), ("PrimitiveString", "x"), ("PrimitiveBoolean", True)):
+    for name, value in (("PrimitiveInt", 3), ("PrimitiveFloat", 0.5), ("PrimitiveString", "x"),
+                        ("PrimitiveBoolean", True)):
         assert call(name, value=value) == (value,)
     assert call("Reroute", value="anything") == ("anything",)

@@ -61,7 +61,8 @@ def test_exact_on_polynomials_in_lambda():
     # d(x / sigma) / dlam = exp(lam) lam^2, whose integral is exp(lam) (lam^2 - 2 lam + 2)
     primitive = lambda lam: math.exp(lam) * (lam * lam - 2.0 * lam + 2.0)  # noqa: E731
     for i in range(3, 12):
-        assert (trajectory[i] - trajectory[3]).item() == pytest.approx(primitive(lams[i]) - primitive(lams[3]), rel=1e-12)
+        assert (trajectory[i] - trajectory[3]).item() == pytest.approx(
+            primitive(lams[i]) - primitive(lams[3]), rel=1e-12)
 
 
 def test_starts_from_pure_noise_on_flow():

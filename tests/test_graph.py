@@ -80,7 +80,8 @@ def test_a_sound_graph_has_no_problem():
     ({"1": number(float("inf"))}, "needs a number (INT), got inf"),
     ({"1": number(mode="sideways")}, "input 'mode' must be one of up, down, got 'sideways'"),
     ({"1": number(on="perhaps")}, "input 'on' needs true or false, got 'perhaps'"),
-    ({"1": {"class_type": "Number", "inputs": {"mode": "up"}}}, "input 'value' is missing; connect a INT or give a value"),
+    ({"1": {"class_type": "Number", "inputs": {"mode": "up"}}},
+     "input 'value' is missing; connect a INT or give a value"),
     ({"1": add(["8", 0], 1)}, "input 'a' is linked to node 8, which is not in the graph"),
     ({"1": number(), "2": add(["1", 2], 1)}, "input 'a' is linked to output 2 of node 1, which has 2 outputs"),
     ({"1": number(), "2": add(["1", 1], 1)}, "input 'a' needs INT, got LATENT from node 1 (Number)"),
@@ -111,8 +112,8 @@ def test_each_node_runs_once_in_order_and_only_where_needed(tmp_path):
         def node_started(self, node_id, title):
             started.append((node_id, title))
 
-    prompt = {"9": show(["3", 0]), "3": add(["2", 0], ["2", 0]), "2": add(["1", 0], ["1", 0]), "1": number(3.0, factor="1"),
-              "5": number(8)}
+    prompt = {"9": show(["3", 0]), "3": add(["2", 0], ["2", 0]), "2": add(["1", 0], ["1", 0]),
+              "1": number(3.0, factor="1"), "5": number(8)}
     assert problems(prompt) == []
     results = graph.run(prompt, CLASSES, Context(tmp_path, events=Listener()))
     assert Show.shown == [12]

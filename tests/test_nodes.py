@@ -42,7 +42,8 @@ def test_every_input_is_valid_and_explained(name):
         elif kind in ("INT", "FLOAT"):
             low, high, default, step = (options[word] for word in ("min", "max", "default", "step"))
             assert low <= default <= high, key
-            assert abs((default - low) / step - round((default - low) / step)) < 1e-6 * max(1.0, (default - low) / step), key
+            steps = (default - low) / step
+            assert abs(steps - round(steps)) < 1e-6 * max(1.0, steps), key
         else:
             assert kind in SOCKETS | {"STRING", "BOOLEAN"}, key
 
@@ -92,7 +93,8 @@ def test_a_workflow_shows_it(name):
 def test_import_is_light():
     """Importing Odeon after torch takes under half a second and loads none of the heavy libraries."""
     code = ("import sys, time, torch; sys.path.insert(0, {!r}); t = time.perf_counter(); import conftest; "
-            "s = time.perf_counter() - t; heavy = {{'PIL', 'scipy', 'kornia', 'typer', 'rich', 'matplotlib'}} & set(sys.modules); "
+            "s = time.perf_counter() - t; "
+            "heavy = {{'PIL', 'scipy', 'kornia', 'typer', 'rich', 'matplotlib'}} & set(sys.modules); "
             "sys.exit(f'{{s:.2f}} s, {{heavy}}' if s > 0.5 or heavy else 0)").format(str(ROOT / "tests"))
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -71,7 +71,8 @@ def test_a_black_prediction_is_no_division_by_zero():
 
 
 def test_high_scale_keeps_the_spread_of_the_class():
-    """At scale 10, dropping the parallel part (the paper's eta = 0) halves what plain CFG adds to the picture's size."""
+    """At scale 10, dropping the parallel part (the paper's eta = 0) halves what plain CFG adds to the picture's
+    size."""
     start = 14.6 * torch.randn(512, 16, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     sigmas = [*log_spaced(30, top=14.6, bottom=0.03), 0.0]
 

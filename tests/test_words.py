@@ -35,7 +35,8 @@ def chosen(prompt):
 @pytest.mark.parametrize(("prompt", "pictures"), [
     ("red star", [0]), ("star", [0, 1]), ("ring", [2, 3]), ("", [0, 1, 2, 3]), ("elephant", [0, 1, 2, 3]),
     ("red ring", [2]),  # both rings have the word red; the pair tells whose it is
-    ("blue ring", [3]), ("(blue:3) star on sand", [1]), ("star star star ring", [0, 1, 2, 3]),  # a repeated word counts once
+    ("blue ring", [3]), ("(blue:3) star on sand", [1]),
+    ("star star star ring", [0, 1, 2, 3]),  # a repeated word counts once
 ])
 def test_prompts_choose(prompt, pictures):
     assert chosen(prompt) == pictures

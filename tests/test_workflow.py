@@ -10,7 +10,8 @@ DEFINITIONS = {
     "Source": {"input": {"required": {"seed": ("INT", {"control_after_generate": True}), "text": ("STRING", {}),
                                       "kind": (["a", "b"], {})}}, "output": ["X", "Y"]},
     "Filter": {"input": {"required": {"y": ("Y",), "x": ("X",), "amount": ("FLOAT", {})}}, "output": ["X"]},
-    "Sink": {"input": {"required": {"x": ("X",)}, "optional": {"note": ("STRING", {}), "forced": ("INT", {"forceInput": True})}},
+    "Sink": {"input": {"required": {"x": ("X",)},
+                       "optional": {"note": ("STRING", {}), "forced": ("INT", {"forceInput": True})}},
              "output": [], "output_node": True},
 }
 
@@ -37,8 +38,10 @@ def test_widgets_links_and_control_values():
     ui = filtered(node(2, "Filter", [("y", "Y", 10), ("x", "X", 11)], [0.5], outputs=["X"], title="my filter"),
                   links=[[10, 1, 1, 2, 0, "Y"], [11, 1, 0, 2, 1, "X"], [90, 2, 0, 9, 0, "X"]])
     assert prompt(ui) == {
-        "1": {"class_type": "Source", "inputs": {"seed": 7, "text": "hello", "kind": "b"}, "_meta": {"title": "Source"}},
-        "2": {"class_type": "Filter", "inputs": {"amount": 0.5, "y": ["1", 1], "x": ["1", 0]}, "_meta": {"title": "my filter"}},
+        "1": {"class_type": "Source", "inputs": {"seed": 7, "text": "hello", "kind": "b"},
+              "_meta": {"title": "Source"}},
+        "2": {"class_type": "Filter", "inputs": {"amount": 0.5, "y": ["1", 1], "x": ["1", 0]},
+              "_meta": {"title": "my filter"}},
         "9": {"class_type": "Sink", "inputs": {"note": "said", "x": ["2", 0]}, "_meta": {"title": "Sink"}},
     }
 
@@ -52,7 +55,8 @@ def test_links_as_objects_and_values_by_name():
 
 
 def test_a_link_wins_over_the_widget_beneath():
-    ui = filtered(node(3, "PrimitiveNode", values=[42, "fixed"], outputs=["INT"]), links=[[90, 1, 0, 9, 0, "X"], [5, 3, 0, 1, 0, "INT"]])
+    ui = filtered(node(3, "PrimitiveNode", values=[42, "fixed"], outputs=["INT"]),
+                  links=[[90, 1, 0, 9, 0, "X"], [5, 3, 0, 1, 0, "INT"]])
     ui["nodes"][0]["inputs"] = [{"name": "seed", "type": "INT", "link": 5, "widget": {"name": "seed"}}]
     found = prompt(ui)
     assert found["1"]["inputs"]["seed"] == 42
@@ -61,8 +65,9 @@ def test_a_link_wins_over_the_widget_beneath():
 
 def test_reroutes_notes_and_bypass_vanish():
     ui = filtered(node(2, "Filter", [("y", "Y", 10), ("x", "X", 11)], [0.5], mode=4, outputs=["X"]),
-                  node(4, "Reroute", [("", "*", 12)], outputs=["*"]), node(5, "Reroute", [("", "*", 13)], outputs=["*"]),
-                  node(6, "Note", values=["text"]), node(7, "MarkdownNote", values=["text"]),
+                  node(4, "Reroute", [("", "*", 12)], outputs=["*"]),
+                  node(5, "Reroute", [("", "*", 13)], outputs=["*"]), node(6, "Note", values=["text"]),
+                  node(7, "MarkdownNote", values=["text"]),
                   links=[[10, 1, 1, 2, 0, "Y"], [11, 1, 0, 2, 1, "X"], [12, 2, 0, 4, 0, "X"], [13, 4, 0, 5, 0, "X"],
                          [90, 5, 0, 9, 0, "X"]])
     found = prompt(ui)
@@ -113,7 +118,8 @@ def test_nested_and_bypassed_subgraphs():
 
 
 def test_literal_lists_are_wrapped_and_unknown_classes_keep_links():
-    ui = filtered(node(2, "Elsewhere", [("x", "X", 11)], [1, 2], outputs=["X"]), links=[[11, 1, 0, 2, 0, "X"], [90, 2, 0, 9, 0, "X"]])
+    ui = filtered(node(2, "Elsewhere", [("x", "X", 11)], [1, 2], outputs=["X"]),
+                  links=[[11, 1, 0, 2, 0, "X"], [90, 2, 0, 9, 0, "X"]])
     ui["nodes"][0]["widgets_values"] = [7, "fixed", ["q", 1], "b"]
     found = prompt(ui)
     assert found["1"]["inputs"]["text"] == {"__value__": ["q", 1]}
@@ -163,7 +169,8 @@ def test_what_cannot_be_set_is_named(values, message):
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    (b"{not json", "is not JSON"), (b"\xff\xfe\x00", "is not JSON"), (b"[]", "is JSON but no workflow: it holds a list"),
+    (b"{not json", "is not JSON"), (b"\xff\xfe\x00", "is not JSON"),
+    (b"[]", "is JSON but no workflow: it holds a list"),
     (b"{}", "it holds an object with nothing"), (b'{"a": 1}', "it holds an object with 'a'"),
     (b'{"nodes": [{"x": 1}]}', "it holds an object with 'nodes'"), (b"7", "it holds a int"),
 ])

@@ -23,9 +23,10 @@ def save_png(path: Path, picture: torch.Tensor, metadata: dict[str, str]) -> Non
     part = path.with_name(f".{path.name}.part")
     try:
         Image.fromarray(pixels).save(part, format="PNG", pnginfo=info, compress_level=4)
-        os.replace(part, path)
+        part.replace(path)
     except OSError as error:
-        raise ValueError(f"{path} could not be written ({error.strerror or error}); choose another output folder") from error
+        raise ValueError(f"{path} could not be written ({error.strerror or error}); "
+                         "choose another output folder") from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -71,7 +72,8 @@ class SaveImage:
 
     def save_images(self, images, filename_prefix="ComfyUI"):
         run = current()
-        metadata = {key: json.dumps(value) for key, value in (("prompt", run.prompt), ("workflow", run.workflow)) if value}
+        carried = {"prompt": run.prompt, "workflow": run.workflow}
+        metadata = {key: json.dumps(value) for key, value in carried.items() if value}
         saved = []
         for picture in images:
             height, width = picture.shape[:2]

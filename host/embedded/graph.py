@@ -22,7 +22,7 @@ class GraphError(ValueError):
 
 
 def check(prompt: dict, classes: dict[str, type]) -> list[Problem]:
-    """Every problem of a graph at once: unknown nodes, missing, wrong or out-of-range inputs, dangling links, circles."""
+    """Every problem of a graph at once: unknown nodes, missing, wrong and out-of-range inputs, bad links, circles."""
     problems = []
     for node_id, node in prompt.items():
         title = _title(node)
@@ -88,7 +88,8 @@ def _link_problem(prompt: dict, link: list, kind, classes: dict[str, type]) -> s
 def _value_problem(value, kind, options: dict) -> str | None:
     if isinstance(kind, list) or kind == "COMBO":
         allowed = kind if isinstance(kind, list) else options.get("options", [])
-        return None if value in allowed or not allowed else f"must be one of {', '.join(map(str, allowed))}, got {value!r}"
+        known = value in allowed or not allowed
+        return None if known else f"must be one of {', '.join(map(str, allowed))}, got {value!r}"
     if kind in ("INT", "FLOAT"):
         return _number_problem(value, kind, options)
     if kind == "BOOLEAN" and not isinstance(value, (bool, int)):

@@ -1,0 +1,114 @@
+"""The real page in Chromium: workflows open, what the page saves runs embedded unchanged, our PNGs open as graphs."""
+import base64
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from found_comfyui import each_comfyui
+from PIL import Image
+
+from odeon.cli import CLASSES, _definitions
+from odeon.host import server
+from odeon.host.embedded import graph
+from odeon.host.embedded.context import Context, Events
+from odeon.host.workflow import load
+
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+READY = "window.app?.extensionManager && Object.keys(window.LiteGraph.registered_node_types).length > 100"
+SCHEDULE = "app.graph._nodes.find(n => n.type === 'OdeonSigmasAlignYourSteps')"
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: the page was NOT tested")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium was found: the page was NOT tested")
+
+
+@pytest.fixture(scope="session")
+def page(root, comfyui_url):
+    """The page of a running ComfyUI, without its tutorial; page.errors collects what goes wrong in our name."""
+    server.Client(comfyui_url)._open("/settings", json.dumps({"Comfy.TutorialCompleted": True}).encode()).close()
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        page.errors = []
+        page.on("console", lambda message: page.errors.append(message.text)
+                if message.type == "error" and "odeon" in message.text.lower() else None)
+        page.goto(comfyui_url)
+        page.wait_for_function(READY, timeout=60000)
+        page.wait_for_timeout(2000)  # it loads its default graph
+        yield page
+        browser.close()
+
+
+def pictures_of(path, folder):
+    """The pictures of a workflow file from the embedded runner, in the order they were saved."""
+    saved = []
+
+    class Collected(Events):
+        def saved(self, path):
+            saved.append(np.asarray(Image.open(path)))
+
+    workflow = load(path)
+    prompt = workflow.to_prompt(_definitions())
+    assert graph.check(prompt, CLASSES) == []
+    graph.run(prompt, CLASSES, Context(folder, [], prompt, workflow.ui, Collected()))
+    return saved
+
+
+def open_in(page, path):
+    page.evaluate("([graph, name]) => app.loadGraphData(graph, true, true, name)",
+                  [json.loads(path.read_text()), path.stem])
+
+
+@each_comfyui()
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_what_the_page_saves_runs_embedded_unchanged(path, root, page, tmp_path):
+    open_in(page, path)
+    assert page.evaluate("app.graph._nodes.every(n => !n.has_errors && LiteGraph.registered_node_types[n.type])")
+    assert page.errors == []
+    page.evaluate("for (const n of app.graph._nodes) n.pos = [n.pos[0] + 40, n.pos[1] - 25]")
+    saved = tmp_path / "saved.json"
+    saved.write_text(page.evaluate("JSON.stringify(app.graph.serialize())"))
+    assert load(saved).ui["nodes"][0]["pos"] != load(path).ui["nodes"][0]["pos"]
+    queued = page.evaluate("app.graphToPrompt().then(p => JSON.stringify(p.output))")
+    ours = load(saved).to_prompt(_definitions())
+    assert {key: node["inputs"] for key, node in json.loads(queued).items()} == {
+        key: node["inputs"] for key, node in ours.items()}
+    before, after = pictures_of(path, tmp_path / "before"), pictures_of(saved, tmp_path / "after")
+    assert len(before) == len(after) and all(np.array_equal(a, b) for a, b in zip(before, after))
+
+
+@each_comfyui()
+def test_a_dropped_png_opens_its_graph(root, page, tmp_path):
+    path = ROOT / "workflows" / "quickstart.json"
+    pictures_of(path, tmp_path)
+    png = base64.b64encode(next(Path(tmp_path).rglob("*.png")).read_bytes()).decode()
+    open_in(page, ROOT / "workflows" / "apg.json")
+    page.evaluate("""async data => {
+        const bytes = Uint8Array.from(atob(data), c => c.charCodeAt(0));
+        await app.handleFile(new File([bytes], "dropped.png", {type: "image/png"}));
+    }""", png)
+    page.wait_for_function("app.graph._nodes.some(n => n.type === 'OdeonSigmasAlignYourSteps')")
+    kinds = sorted(page.evaluate("app.graph._nodes.map(n => n.type)"))
+    assert kinds == sorted(node["type"] for node in json.loads(path.read_text())["nodes"])
+
+
+@each_comfyui()
+def test_a_queued_graph_shows_its_picture_and_its_help(root, page):
+    open_in(page, ROOT / "workflows" / "quickstart.json")
+    page.evaluate("app.queuePrompt(0, 1)")
+    page.wait_for_function("Object.values(app.nodeOutputs).some(o => o?.images?.length === 4)", timeout=60000)
+    page.evaluate(f"app.canvas.centerOnNode({SCHEDULE})")
+    page.wait_for_timeout(500)  # the view glides there
+    title = page.evaluate(f"""() => {{
+        const [x, y] = app.canvas.ds.convertOffsetToCanvas([{SCHEDULE}.pos[0] + 40, {SCHEDULE}.pos[1] - 14]);
+        const corner = app.canvas.canvas.getBoundingClientRect();
+        return [corner.left + x, corner.top + y];
+    }}""")
+    page.mouse.click(*title)
+    page.click("[data-testid=info-button]")
+    page.wait_for_selector(".node-help-content", timeout=15000)
+    assert "Sabour" in page.inner_text(".node-help-content")
+    assert page.errors == []
