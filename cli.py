@@ -159,7 +159,8 @@ class _Display(Events):
     def __init__(self):
         self.paths: list[Path] = []
         self.bars = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                             TextColumn("left"), TimeRemainingColumn(), console=console, transient=True)
+                             TextColumn("left"), TimeRemainingColumn(), console=console, transient=True,
+                             disable=not console.is_terminal)
         self.task = self.bars.add_task("", total=None)
 
     def __enter__(self):

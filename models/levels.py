@@ -3,7 +3,20 @@ import torch
 from torch import Tensor
 
 
-class DiscreteLevels:
+class _Table:
+    """The ends of a rising table `sigmas`."""
+    sigmas: Tensor
+
+    @property
+    def sigma_min(self) -> Tensor:
+        return self.sigmas[0]
+
+    @property
+    def sigma_max(self) -> Tensor:
+        return self.sigmas[-1]
+
+
+class DiscreteLevels(_Table):
     """Stable Diffusion's 1000 levels (VE form), read between the table's points by straight lines in log sigma.
 
     Betas are evenly spaced in their square root from 0.00085 to 0.012; sigma = sqrt((1 - abar) / abar).
@@ -17,14 +30,6 @@ class DiscreteLevels:
         sigmas = ((1.0 - alphas_cumprod) / alphas_cumprod).sqrt()
         self.sigmas = sigmas.float()
         self.log_sigmas = sigmas.log().float()
-
-    @property
-    def sigma_min(self) -> Tensor:
-        return self.sigmas[0]
-
-    @property
-    def sigma_max(self) -> Tensor:
-        return self.sigmas[-1]
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """Where sigma lies in the table, 0 to 999, fractional; levels outside take the nearest end."""
@@ -41,7 +46,7 @@ class DiscreteLevels:
         return torch.lerp(table[low], table[(low + 1).clamp(max=len(table) - 1)], place - low).exp()
 
 
-class FlowLevels:
+class FlowLevels(_Table):
     """1000 levels of a flow model, sigma in (0, 1], bent by `shift`: s = shift t / (1 + (shift - 1) t).
 
     timestep(sigma) is what the network is told, 1000 sigma; sigma(timestep) maps an UNSHIFTED time 0 to 1000 to
@@ -52,14 +57,6 @@ class FlowLevels:
     def __init__(self, shift: float = 1.0):
         self.shift = shift
         self.sigmas = self.sigma(torch.arange(1, 1001) / 1000 * 1000)
-
-    @property
-    def sigma_min(self) -> Tensor:
-        return self.sigmas[0]
-
-    @property
-    def sigma_max(self) -> Tensor:
-        return self.sigmas[-1]
 
     def timestep(self, sigma: Tensor) -> Tensor:
         return sigma * 1000.0

@@ -69,15 +69,61 @@ def test_what_the_page_saves_runs_embedded_unchanged(path, root, page, tmp_path)
     assert page.evaluate("app.graph._nodes.every(n => !n.has_errors && LiteGraph.registered_node_types[n.type])")
     assert page.errors == []
     page.evaluate("for (const n of app.graph._nodes) n.pos = [n.pos[0] + 40, n.pos[1] - 25]")
+    theirs, ours = both_api_forms(page, tmp_path)
+    assert theirs == ours
     saved = tmp_path / "saved.json"
-    saved.write_text(page.evaluate("JSON.stringify(app.graph.serialize())"))
     assert load(saved).ui["nodes"][0]["pos"] != load(path).ui["nodes"][0]["pos"]
-    queued = page.evaluate("app.graphToPrompt().then(p => JSON.stringify(p.output))")
-    ours = load(saved).to_prompt(_definitions())
-    assert {key: node["inputs"] for key, node in json.loads(queued).items()} == {
-        key: node["inputs"] for key, node in ours.items()}
     before, after = pictures_of(path, tmp_path / "before"), pictures_of(saved, tmp_path / "after")
     assert len(before) == len(after) and all(np.array_equal(a, b) for a, b in zip(before, after))
+
+
+def both_api_forms(page, tmp_path):
+    """The API form of the open graph as the page makes it and as we make it of what the page saves, titles aside."""
+    saved = tmp_path / "saved.json"
+    saved.write_text(page.evaluate("JSON.stringify(app.graph.serialize())"))
+    theirs = json.loads(page.evaluate("app.graphToPrompt().then(p => JSON.stringify(p.output))"))
+    ours = load(saved).to_prompt(_definitions())
+    return [{key: (node["class_type"], node["inputs"]) for key, node in form.items()} for form in (theirs, ours)]
+
+
+@each_comfyui()
+def test_bypass_mute_reroute_and_primitives_mean_what_the_page_means(root, page, tmp_path):
+    open_in(page, ROOT / "workflows" / "apg.json")
+    plain = both_api_forms(page, tmp_path)
+    page.evaluate("""() => {
+        const find = type => app.graph._nodes.filter(n => n.type === type);
+        find('OdeonAPG')[0].mode = 4;
+        find('SaveImage')[0].mode = 2;
+        const reroute = LiteGraph.createNode('Reroute');
+        app.graph.add(reroute);
+        const guider = find('CFGGuider')[0];
+        const model = app.graph.getNodeById(app.graph.links[guider.inputs[0].link].origin_id);
+        model.connect(0, reroute, 0);
+        reroute.connect(0, guider, 0);
+        const primitive = LiteGraph.createNode('PrimitiveNode');
+        app.graph.add(primitive);
+        const noise = find('RandomNoise')[0];
+        primitive.connect(0, noise, noise.inputs.findIndex(i => i.name === 'noise_seed'));
+        primitive.widgets[0].value = 77;
+    }""")
+    theirs, ours = both_api_forms(page, tmp_path)
+    assert theirs == ours and [theirs, ours] != plain
+    assert "OdeonAPG" not in str(ours) and ours["5"][1]["noise_seed"] == 77
+    assert sum(kind == "SaveImage" for kind, _ in ours.values()) == 1
+
+
+@each_comfyui()
+def test_subgraphs_mean_what_the_page_means(root, page, tmp_path):
+    open_in(page, ROOT / "workflows" / "quickstart.json")
+    page.evaluate("""() => {
+        const inside = app.graph._nodes.filter(n => ['CFGGuider', 'CLIPTextEncode', 'SamplerCustomAdvanced'].includes(n.type));
+        app.graph.convertToSubgraph(new Set(inside));
+    }""")
+    theirs, ours = both_api_forms(page, tmp_path)
+    assert theirs == ours and any(":" in key for key in ours)
+    plain = pictures_of(ROOT / "workflows" / "quickstart.json", tmp_path / "plain")
+    nested = pictures_of(tmp_path / "saved.json", tmp_path / "nested")
+    assert all(np.array_equal(a, b) for a, b in zip(plain, nested))
 
 
 @each_comfyui()
