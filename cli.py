@@ -171,7 +171,8 @@ class _Display(Events):
         self.bars.stop()
 
     def node_started(self, node_id: str, title: str) -> None:
-        self.bars.reset(self.task, description=title, total=None)
+        self.bars.remove_task(self.task)
+        self.task = self.bars.add_task(title, total=None)
 
     def progress(self, value: int, total: int) -> None:
         self.bars.update(self.task, completed=value, total=total)

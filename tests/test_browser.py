@@ -116,8 +116,8 @@ def test_bypass_mute_reroute_and_primitives_mean_what_the_page_means(root, page,
 def test_subgraphs_mean_what_the_page_means(root, page, tmp_path):
     open_in(page, ROOT / "workflows" / "quickstart.json")
     page.evaluate("""() => {
-        const inside = app.graph._nodes.filter(n => ['CFGGuider', 'CLIPTextEncode', 'SamplerCustomAdvanced'].includes(n.type));
-        app.graph.convertToSubgraph(new Set(inside));
+        const inner = ['CFGGuider', 'CLIPTextEncode', 'SamplerCustomAdvanced'];
+        app.graph.convertToSubgraph(new Set(app.graph._nodes.filter(n => inner.includes(n.type))));
     }""")
     theirs, ours = both_api_forms(page, tmp_path)
     assert theirs == ours and any(":" in key for key in ours)
