@@ -53,14 +53,17 @@ def _has_accelerator(python: Path) -> bool:
 
 @contextmanager
 def started(root: Path, *options: str):
-    """Runs the ComfyUI at root on a free port with this pack loaded; gives its URL, ends it afterwards."""
+    """Runs the ComfyUI at root on a free port with this pack loaded; gives its URL, ends it afterwards.
+
+    What it saves goes to a folder that ends with it: fetch the pictures before.
+    """
     python = interpreter_of(root)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory(prefix="odeon-comfyui-") as folder:
         command = [str(python), "main.py", "--listen", "127.0.0.1", "--port", str(port), "--disable-auto-launch",
-                   *_pack_options(root, Path(folder)), *options]
+                   "--output-directory", folder, *_pack_options(root, Path(folder)), *options]
         if "--database-url" in (root / "comfy" / "cli_args.py").read_text(encoding="utf-8"):
             command += ["--database-url", "sqlite:///:memory:"]
         if "--cpu" not in options and not _has_accelerator(python):

@@ -8,7 +8,7 @@ from .inputs import CHOICE, FLOAT, INT
 
 class OdeonShapes:
     TITLE = "Shapes"
-    DESCRIPTION = "Pictures the pack draws itself, coloured shapes on plain grounds, with a caption each."
+    DESCRIPTION = "Pictures the pack draws itself, one to three coloured shapes on a ground, with a caption each."
     SEARCH_ALIASES = ["toy data", "dataset", "captions", "test pictures"]
     RETURN_TYPES = ("IMAGE", "STRING")
     RETURN_NAMES = ("images", "captions")
@@ -19,13 +19,15 @@ class OdeonShapes:
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {
-            "count": INT(48, 1, 4096, "Pictures to draw; every 48 hold each of 6 shapes in each of 8 colours once."),
+            "count": INT(48, 1, 4096, "Pictures to draw; in every 48, the first shape named is each of 6 in each of 8 "
+                         "colours once."),
             "size": CHOICE(PICTURE_SIZES, "Width and height in pixels."),
             "data_seed": INT(0, 0, 2 ** 32 - 1, "Another number, other pictures; the same number, the same ones."),
+            "objects": INT(1, 1, 3, "Shapes in each picture."),
         }}
 
-    def draw(self, count, size, data_seed):
-        images, captions = draw_shapes(count, size, data_seed)
+    def draw(self, count, size, data_seed, objects):
+        images, captions = draw_shapes(count, size, data_seed, objects)
         return (images, "\n".join(captions))
 
 

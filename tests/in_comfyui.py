@@ -384,7 +384,7 @@ def check_closed_form_is_a_checkpoint_to_core_nodes():
 def check_closed_form_previews():
     model, _, vae = closed_form()
     with torch.inference_mode():
-        pictures = build("OdeonShapes", count=2, size=64, data_seed=0)[0]
+        pictures = build("OdeonShapes", count=2, size=64, data_seed=0, objects=1)[0]
         latent = vae.encode(pictures)
         comfy.cli_args.args.preview_method = latent_preview.LatentPreviewMethod.Latent2RGB
         previewer = latent_preview.get_previewer(torch.device("cpu"), model.get_model_object("latent_format"))

@@ -42,9 +42,9 @@ def test_server_lists_every_node_and_page(root, comfyui_url):
 
 
 def graph_of(**values):
-    nodes = {"1": {"class_type": "OdeonShapes", "inputs": {"count": 2, "size": 64, "data_seed": 0, **values}},
-             "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}}
-    return nodes
+    shapes = {"count": 2, "size": 64, "data_seed": 0, "objects": 1, **values}
+    return {"1": {"class_type": "OdeonShapes", "inputs": shapes},
+            "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}}
 
 
 @each_comfyui()
@@ -52,7 +52,7 @@ def test_refused_graphs_and_failing_nodes_are_named(root, comfyui_url):
     client = server.Client(comfyui_url)
     with pytest.raises(server.ServerError, match=r"node 1 \(OdeonShapes\): Value 0 smaller than min"):
         client.run(graph_of(count=0), None, Events())
-    bad = {"1": {"class_type": "OdeonShapes", "inputs": {"count": 2, "size": 64, "data_seed": 0}},
+    bad = {"1": {"class_type": "OdeonShapes", "inputs": {"count": 2, "size": 64, "data_seed": 0, "objects": 1}},
            "2": {"class_type": "OdeonClosedFormModel", "inputs": {
                "prediction": "eps", "smoothing": 0, "noises": 8, "neighbours": 0, "extra": 64, "smoothing_seed": 0,
                "images": ["1", 0], "captions": "only one"}},

@@ -43,7 +43,7 @@ def run(model, clip, *, text="a star", sampler=None, latent=None, cfg=1.5, seed=
 
 @pytest.mark.parametrize("prediction", KINDS)
 def test_the_prompt_decides_what_is_drawn(prediction):
-    pictures, captions = call("OdeonShapes", count=48, size=64, data_seed=0)
+    pictures, captions = call("OdeonShapes", count=48, size=64, data_seed=0, objects=1)
     model, clip, vae = closed_form(prediction)
     for text in ("red star", "blue ring"):
         out = run(model, clip, text=text, cfg=1.0)[0]["samples"]
@@ -72,7 +72,7 @@ def test_item_of_a_batch_is_its_single_run(prediction, eta):
 @pytest.mark.parametrize("name", ["euler", "ddim", "dpmpp_2m", "res_multistep", None])
 def test_masks_keep_what_they_cover(prediction, name):
     model, clip, vae = closed_form(prediction)
-    pictures, _ = call("OdeonShapes", count=2, size=64, data_seed=1)
+    pictures, _ = call("OdeonShapes", count=2, size=64, data_seed=1, objects=1)
     latent = call("VAEEncode", pixels=pictures, vae=vae)[0]
     mask = torch.ones(1, 64, 64)
     mask[..., :32] = 0.0
