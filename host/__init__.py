@@ -5,11 +5,11 @@ Nodes and command line call these verbs and nothing else of a host. The choice i
 import sys
 
 if "comfy" in sys.modules:
-    from .comfyui import make_clip, make_model, make_vae, patch_guidance, process_of, solver
+    from .comfyui import make_clip, make_model, make_unet, make_vae, patch_guidance, process_of, solver
 else:
-    from .embedded import make_clip, make_model, make_vae, patch_guidance, process_of, solver
+    from .embedded import make_clip, make_model, make_unet, make_vae, patch_guidance, process_of, solver
 
-__all__ = ["make_clip", "make_model", "make_vae", "patch_guidance", "plan_of", "process_of", "solver"]
+__all__ = ["make_clip", "make_model", "make_unet", "make_vae", "patch_guidance", "plan_of", "process_of", "solver"]
 
 
 def plan_of(sampler):

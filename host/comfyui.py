@@ -6,10 +6,11 @@ import comfy.patcher_extension
 import comfy.samplers
 import torch
 
+from ..models.unet import CONFIG
 from ..samplers.process import FLOW, VE, Process
 from .common import Solver, follow_rule
 
-__all__ = ["make_clip", "make_model", "make_vae", "patch_guidance", "process_of", "solver"]
+__all__ = ["make_clip", "make_model", "make_unet", "make_vae", "patch_guidance", "process_of", "solver"]
 
 _RULES = "odeon_rules"  # key of a run's own rules in its transformer_options
 
@@ -54,6 +55,30 @@ def patch_guidance(model, start):
 
 def make_model(network, *, prediction: str, levels, channels: int, rgb_factors: list[list[float]]):
     """A MODEL (ModelPatcher) around a network; prediction: 'eps', 'v' or 'flow'; latents have `channels`."""
+    base = _base_model({"disable_unet_model_creation": True, "dtype": torch.float32}, prediction=prediction,
+                       levels=levels, channels=channels, rgb_factors=rgb_factors, rgb_bias=[0.0, 0.0, 0.0])
+    if prediction != "flow":
+        base.model_sampling = _with_timesteps_of(base.model_sampling, levels)
+    base.diffusion_model = network.to(base.device)
+    return _patcher(base)
+
+
+def make_unet(weights: dict, *, prediction: str, levels, rgb_factors: list[list[float]], rgb_bias: list[float]):
+    """A MODEL around ComfyUI's own UNetModel with the Shapes weights, in the precision ComfyUI chooses."""
+    device = comfy.model_management.get_torch_device()
+    precisions = [torch.float16, torch.bfloat16, torch.float32]
+    dtype = comfy.model_management.unet_dtype(model_params=sum(value.numel() for value in weights.values()),
+                                              supported_dtypes=precisions)
+    manual_cast = comfy.model_management.unet_manual_cast(dtype, device, precisions)
+    base = _base_model({**CONFIG, "dtype": dtype}, prediction=prediction, levels=levels, channels=4,
+                       rgb_factors=rgb_factors, rgb_bias=rgb_bias, manual_cast=manual_cast)
+    base.diffusion_model.load_state_dict(weights)
+    return _patcher(base)
+
+
+def _base_model(unet_config: dict, *, prediction: str, levels, channels: int, rgb_factors: list, rgb_bias: list,
+                manual_cast: torch.dtype | None = None):
+    """ComfyUI's BaseModel for a prediction type and latents of `channels`."""
     import comfy.latent_formats
     import comfy.model_base
     import comfy.supported_models_base
@@ -61,24 +86,24 @@ def make_model(network, *, prediction: str, levels, channels: int, rgb_factors: 
     class LatentFormat(comfy.latent_formats.LatentFormat):
         latent_channels = channels
         latent_rgb_factors = rgb_factors
-        latent_rgb_factors_bias = [0.0, 0.0, 0.0]
+        latent_rgb_factors_bias = rgb_bias
 
     class Config(comfy.supported_models_base.BASE):
         unet_extra_config = {}
         latent_format = LatentFormat
-        memory_usage_factor = 0.1
+        memory_usage_factor = 1.0
+        manual_cast_dtype = manual_cast
         sampling_settings = {"shift": levels.shift} if prediction == "flow" else {}
 
     kinds = comfy.model_base.ModelType
     kind = {"eps": kinds.EPS, "v": kinds.V_PREDICTION, "flow": kinds.FLOW}[prediction]
-    config = Config({"disable_unet_model_creation": True, "dtype": torch.float32})
-    offload = comfy.model_management.unet_offload_device()
-    base = comfy.model_base.BaseModel(config, model_type=kind, device=offload)
-    if prediction != "flow":
-        base.model_sampling = _with_timesteps_of(base.model_sampling, levels)
-    base.diffusion_model = network.to(offload)
-    return comfy.model_patcher.ModelPatcher(
-        base.eval(), load_device=comfy.model_management.get_torch_device(), offload_device=offload)
+    return comfy.model_base.BaseModel(Config(unet_config), model_type=kind,
+                                      device=comfy.model_management.unet_offload_device()).eval()
+
+
+def _patcher(base):
+    return comfy.model_patcher.ModelPatcher(base, load_device=comfy.model_management.get_torch_device(),
+                                            offload_device=comfy.model_management.unet_offload_device())
 
 
 def _with_timesteps_of(sampling, levels):

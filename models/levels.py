@@ -20,11 +20,13 @@ class DiscreteLevels(_Table):
     """Stable Diffusion's 1000 levels (VE form), read between the table's points by straight lines in log sigma.
 
     Betas are evenly spaced in their square root from 0.00085 to 0.012; sigma = sqrt((1 - abar) / abar).
-    timestep() is the exact inverse of sigma() within the table, so a level is never rounded to an integer step.
+    timestep() is the exact inverse of sigma() within the table; rounded=True gives the table's nearest place instead,
+    as ComfyUI tells it to networks that were trained on whole steps.
     Source: Rombach et al. 2022, arXiv 2112.10752, released configuration.
     """
 
-    def __init__(self):
+    def __init__(self, *, rounded: bool = False):
+        self.rounded = rounded
         betas = torch.linspace(0.00085 ** 0.5, 0.012 ** 0.5, 1000, dtype=torch.float64) ** 2
         alphas_cumprod = torch.cumprod(1.0 - betas, dim=0)
         sigmas = ((1.0 - alphas_cumprod) / alphas_cumprod).sqrt()
@@ -32,8 +34,10 @@ class DiscreteLevels(_Table):
         self.log_sigmas = sigmas.log().float()
 
     def timestep(self, sigma: Tensor) -> Tensor:
-        """Where sigma lies in the table, 0 to 999, fractional; levels outside take the nearest end."""
+        """Where sigma (B,) lies in the table, 0 to 999; levels outside take the nearest end."""
         table, log_sigma = self.log_sigmas.to(sigma.device), sigma.log()
+        if self.rounded:
+            return (log_sigma - table[:, None]).abs().argmin(0).reshape(sigma.shape)
         high = torch.searchsorted(table, log_sigma.contiguous()).clamp(1, len(table) - 1)
         part = (log_sigma - table[high - 1]) / (table[high] - table[high - 1])
         return high - 1 + part.clamp(0.0, 1.0)

@@ -424,6 +424,57 @@ def check_wrong_latent_is_named():
                  disable_pbar=True)
 
 
+def random_unet():
+    """Our UNet with random weights everywhere, its MODEL in ComfyUI, and a CLIP of the Shapes text encoder."""
+    unet, text, levels = (sys.modules[f"{NAME}.models.{name}"] for name in ("unet", "text", "levels"))
+    torch.manual_seed(0)
+    network = unet.ShapesUNet().eval()
+    for value in network.parameters():
+        if not value.any():
+            torch.nn.init.normal_(value, std=0.05)
+    model = HOST.make_unet(network.state_dict(), prediction="eps", levels=levels.DiscreteLevels(rounded=True),
+                           rgb_factors=[[0.1, 0.1, 0.1]] * 4, rgb_bias=[0.0, 0.0, 0.0])
+    return network, model, HOST.make_clip(text.ShapesTokenizer(), text.ShapesTextEncoder().eval())
+
+
+def unet_run(model, clip, text="a red star on sand", cfg=3.0):
+    positive, negative = (clip.encode_from_tokens_scheduled(clip.tokenize(words)) for words in (text, ""))
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(cfg)
+    latent = torch.zeros(1, 4, 16, 16)
+    with torch.inference_mode():
+        return guider.sample(comfy.sample.prepare_noise(latent, 5), latent, sampler(), levels_for("eps"), seed=5,
+                             disable_pbar=True)
+
+
+def check_shapes_unet_is_comfyui_s_own_network():
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+    __import__(f"{NAME}.models.text")
+    network, model, clip = random_unet()
+    inner = model.model.diffusion_model
+    assert isinstance(inner, UNetModel)
+    x, times, words = torch.randn(2, 4, 16, 24), torch.tensor([3.0, 900.0]), torch.randn(2, 16, 64)
+    with torch.no_grad():
+        close(inner(x, times, context=words), network(x, times, words), 2e-5, "ComfyUI's UNetModel against ours")
+    plain = unet_run(model, clip)
+    assert torch.isfinite(plain).all() and torch.equal(plain, unet_run(model, clip))
+    assert not torch.allclose(plain, unet_run(model, clip, "a blue ring on night"), atol=1e-3)
+
+    seen = []
+    patched = model.clone()
+    patched.set_model_attn2_patch(lambda q, k, v, options: seen.append(options["block"]) or (q, k, v * 0.5))
+    assert not torch.allclose(unet_run(patched, clip), plain, atol=1e-3)
+    assert {block[0] for block in seen} == {"input", "middle", "output"}
+
+    key = "diffusion_model.out.2.weight"
+    changed = model.clone()
+    changed.add_patches({key: (torch.full_like(model.model_state_dict()[key], 0.01),)}, 1.0)
+    assert not torch.allclose(unet_run(changed, clip), plain, atol=1e-3), "a weight patch did nothing"
+    close(unet_run(model, clip), plain, 1e-5, "the run after a weight patch")
+
+
 def check_latents_made_under_inference_mode():
     with torch.inference_mode():
         model, _ = toy()

@@ -1,10 +1,11 @@
 """The embedded runner's side of the seam: models, conditioning and sampling without ComfyUI."""
+from ...models.unet import ShapesUNet
 from ...samplers.process import Process
 from ..common import Solver
 from .model import Clip, Model, Vae
 from .sampling import Sampler
 
-__all__ = ["make_clip", "make_model", "make_vae", "patch_guidance", "process_of", "solver"]
+__all__ = ["make_clip", "make_model", "make_unet", "make_vae", "patch_guidance", "process_of", "solver"]
 
 
 def solver(plan_fn, **options) -> Sampler:
@@ -31,6 +32,14 @@ def patch_guidance(model: Model, start) -> Model:
 def make_model(network, *, prediction: str, levels, channels: int, rgb_factors: list[list[float]]) -> Model:
     """A MODEL around a network; prediction: 'eps', 'v' or 'flow'; latents have `channels`."""
     return Model(network, prediction=prediction, levels=levels, channels=channels)
+
+
+def make_unet(weights: dict, *, prediction: str, levels, rgb_factors: list[list[float]],
+              rgb_bias: list[float]) -> Model:
+    """A MODEL of the Shapes UNet with these weights."""
+    network = ShapesUNet()
+    network.load_state_dict(weights)
+    return Model(network.eval().requires_grad_(False), prediction=prediction, levels=levels, channels=4)
 
 
 def make_clip(tokenizer, encoder) -> Clip:
