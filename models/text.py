@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from .shapes import COLOURS, GROUNDS, RADII, SHAPES
-from .words import weighted_words
+from .words import TextEncoder, weighted_words
 
 WORDS = (*SHAPES, *COLOURS, *RADII, *GROUNDS, "left", "right", "above", "below", "top", "bottom", "middle", "on", "and")
 SILENT = {"a", "an", "the", "of", "in", "at"}
@@ -34,7 +34,7 @@ class ShapesTokenizer:
         return {}
 
 
-class ShapesTextEncoder(nn.Module):
+class ShapesTextEncoder(TextEncoder):
     """Two transformer layers over the words: numbers (B, TOKENS) -> context (B, TOKENS, 64)."""
 
     def __init__(self):
@@ -44,19 +44,9 @@ class ShapesTextEncoder(nn.Module):
         layer = nn.TransformerEncoderLayer(WIDTH, 4, 4 * WIDTH, dropout=0.0, activation="gelu", batch_first=True,
                                            norm_first=True)
         self.layers = nn.TransformerEncoder(layer, 2, norm=nn.LayerNorm(WIDTH), enable_nested_tensor=False)
-        self.dtypes = {torch.float32}
 
     def forward(self, numbers: Tensor) -> Tensor:
         return self.layers(self.words(numbers) + self.places)
-
-    def reset_clip_options(self) -> None:
-        """Part of ComfyUI's text encoder interface; this encoder always gives its last layer."""
-
-    def set_clip_options(self, options: dict) -> None:
-        """Part of ComfyUI's text encoder interface; this encoder always gives its last layer."""
-
-    def load_sd(self, sd: dict):
-        return self.load_state_dict(sd, strict=False)
 
     @torch.no_grad()
     def encode_token_weights(self, tokens: dict) -> tuple[Tensor, Tensor]:

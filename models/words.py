@@ -58,22 +58,26 @@ class CaptionWords:
         return {}
 
 
-class CaptionEncoder(nn.Module):
+class TextEncoder(nn.Module):
+    """What ComfyUI's CLIP asks of a text encoder besides encode_token_weights; always gives its last layer."""
+    dtypes = frozenset({torch.float32})
+
+    def reset_clip_options(self) -> None:
+        """No layers to choose."""
+
+    def set_clip_options(self, options: dict) -> None:
+        """No layers to choose."""
+
+    def load_sd(self, sd: dict):
+        return self.load_state_dict(sd, strict=False)
+
+
+class CaptionEncoder(TextEncoder):
     """Turns tokens into conditioning: one row a token, the weight on the token's axis; (1, tokens, axes)."""
 
     def __init__(self, axes: int):
         super().__init__()
         self.axes = axes
-        self.dtypes = {torch.float32}
-
-    def reset_clip_options(self) -> None:
-        """Part of ComfyUI's text encoder interface; this encoder has no layers to choose."""
-
-    def set_clip_options(self, options: dict) -> None:
-        """Part of ComfyUI's text encoder interface; this encoder has no layers to choose."""
-
-    def load_sd(self, sd: dict):
-        return self.load_state_dict(sd, strict=False)
 
     def encode_token_weights(self, tokens: dict) -> tuple[Tensor, Tensor]:
         """The conditioning (1, tokens, axes) and its sum over tokens (1, axes); no tokens give one zero row."""

@@ -19,9 +19,9 @@ def align_your_steps_sigmas(steps: int = 10, table: str = "SD1.5", denoise: floa
     """Levels of a published table, log-linearly interpolated to `steps` steps: float64 (steps + 1,), VE.
 
     denoise < 1 keeps the last round(steps * denoise) steps; 0 gives an empty tensor.
-    end: 'zero' replaces the table's last level by 0 (what ComfyUI does: the last step is 1.6 to 2.9 in log sigma
-    longer than designed), 'append_zero' adds a step from it to 0 (the paper's steps, one model call more),
-    'sigma_min' stops there and leaves that much noise.
+    end: 'zero' replaces the table's last level by 0 (what ComfyUI does: the last step skips a level that lies 1.3
+    to 2.8 in log sigma below the one before), 'append_zero' adds a step from it to 0 (the paper's steps, one model
+    call more), 'sigma_min' stops there and leaves that much noise.
     Source: Sabour et al. 2024, arXiv 2404.14507, table 3; interpolation as on the authors' page.
     """
     if table not in TABLES:

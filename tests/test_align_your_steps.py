@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from golden_runs import load
@@ -27,6 +29,12 @@ def test_the_table_itself_and_its_refinement(table):
         sigmas = align_your_steps_sigmas(steps, table)
         assert len(sigmas) == steps + 1
         assert (sigmas.diff() < 0).all()
+
+
+def test_what_the_end_skips_is_as_the_help_page_says():
+    skipped = {name: math.log(table[-2] / table[-1]) for name, table in TABLES.items()}
+    assert min(skipped.items(), key=lambda item: item[1]) == ("SDXL", pytest.approx(1.34, abs=0.01))
+    assert max(skipped.items(), key=lambda item: item[1]) == ("SVD", pytest.approx(2.83, abs=0.01))
 
 
 def test_denoise_keeps_the_end():

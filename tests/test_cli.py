@@ -157,9 +157,13 @@ def as_process(*arguments, **options):
 
 @pytest.mark.skipif(os.name == "nt", reason="signals differ on Windows")
 def test_ctrl_c_leaves_nothing_half_done(tmp_path):
-    process = as_process("run", QUICKSTART, "--host", "embedded", "--out", tmp_path, "--set", "8.steps=9999",
+    out_folder = tmp_path / "out"
+    process = as_process("run", QUICKSTART, "--host", "embedded", "--out", out_folder, "--set", "8.steps=9999",
                          "--set", "4.batch_size=32", env={**os.environ, "COLUMNS": "200"})
-    time.sleep(6.0)  # imports take two seconds, the run more than ten
+    deadline = time.monotonic() + 60.0
+    while not out_folder.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)  # made once everything is imported
+    time.sleep(2.0)  # the run takes more than ten seconds
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
     assert process.returncode == 130, err

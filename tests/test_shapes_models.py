@@ -11,8 +11,8 @@ from odeon.models.judge import Asked, Reading, agreement, kernel_distance, parse
 from odeon.models.shapes import sample_scene
 from odeon.models.text import TOKENS, WORDS, ShapesTextEncoder, ShapesTokenizer
 from odeon.models.train import harness
-from odeon.models.train.autoencoder import AutoencoderRecipe, drawn, to_unit
-from odeon.models.train.judge import pictures_of, scenes_of
+from odeon.models.train.autoencoder import AutoencoderRecipe
+from odeon.models.train.scenes import pictures_of, scenes_of, to_unit
 from odeon.models.unet import ShapesUNet
 from odeon.models.weights import FOLDER, card, load_weights, shapes_autoencoder, shapes_denoiser, shapes_judge
 
@@ -105,7 +105,7 @@ class ShortRecipe(AutoencoderRecipe):
     name, steps, batch, ema = "short", 100, 8, 0.9
 
     def build(self):
-        self.pool = drawn(20, 1, held_out=False)
+        self.pool = pictures_of(scenes_of(20, 1, held_out=False))
         return ShapesAutoencoder((8, 16, 24))
 
     def finish(self, model):

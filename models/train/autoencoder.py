@@ -1,31 +1,15 @@
 """The recipe of the Shapes autoencoder."""
 import math
-import random
 
 import torch
 from torch import Tensor
 
 from ..autoencoder import ShapesAutoencoder
-from ..shapes import draw, sample_scene
+from .scenes import pictures_of, scenes_of, to_unit
 
 POOL = 4000  # scenes drawn once; batches are crops of them
 CROP = 64
 KL_WEIGHT = 2e-4
-
-
-def drawn(count: int, seed: int, *, held_out: bool) -> Tensor:
-    """Pictures (count, 3, 128, 128) as bytes, of one to three things each, all of them held out or none."""
-    rng, pictures = random.Random(seed), []
-    while len(pictures) < count:
-        scene = sample_scene(rng, rng.choice((1, 2, 3)))
-        if scene.held_out == held_out:
-            pictures.append((draw(scene) * 255.0).round().byte().movedim(-1, 0))
-    return torch.stack(pictures)
-
-
-def to_unit(pictures: Tensor) -> Tensor:
-    """Bytes to [-1, 1]."""
-    return pictures.float() / 127.5 - 1.0
 
 
 class AutoencoderRecipe:
@@ -33,7 +17,7 @@ class AutoencoderRecipe:
     name, steps, rate, ema, batch = "shapes-vae", 9000, 2e-3, 0.999, 24
 
     def build(self) -> ShapesAutoencoder:
-        self.pool = drawn(POOL, 1, held_out=False)
+        self.pool = pictures_of(scenes_of(POOL, 1, held_out=False))
         return ShapesAutoencoder()
 
     def loss(self, model: ShapesAutoencoder, generator: torch.Generator) -> dict[str, Tensor]:
@@ -58,7 +42,7 @@ class AutoencoderRecipe:
         device = next(model.parameters()).device
         latents = torch.cat([model.encode(to_unit(part).to(device)) for part in self.pool[:1000].split(50)])
         model.standardize(latents.mean((0, 2, 3)), latents.std((0, 2, 3)))
-        pixels = to_unit(drawn(256, 2, held_out=True)).to(device)
+        pixels = to_unit(pictures_of(scenes_of(256, 2, held_out=True))).to(device)
         out = torch.cat([model.decode(model.encode(part)) for part in pixels.split(32)]).clamp(-1.0, 1.0)
         error = (out - pixels).square().mean((1, 2, 3)) / 4.0
         return {"preview": _preview(model, pixels[:128]),

@@ -1,30 +1,12 @@
 """The recipe of the Shapes judge."""
-import random
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ..judge import _SPLIT, NOTHING, ShapesJudge, agreement, targets
-from ..shapes import Scene, draw, sample_scene
-from .autoencoder import to_unit
+from .scenes import pictures_of, scenes_of, to_unit
 
 POOL = 12000
-
-
-def scenes_of(count: int, seed: int, *, held_out: bool, objects: tuple[int, ...] = (1, 2, 3)) -> list[Scene]:
-    """Random scenes with a number of things out of `objects`, all of them held out or none."""
-    rng, found = random.Random(seed), []
-    while len(found) < count:
-        scene = sample_scene(rng, rng.choice(objects))
-        if scene.held_out == held_out:
-            found.append(scene)
-    return found
-
-
-def pictures_of(scenes: list[Scene]) -> Tensor:
-    """Drawings (N, 3, 128, 128) as bytes."""
-    return torch.stack([(draw(scene) * 255.0).round().byte().movedim(-1, 0) for scene in scenes])
 
 
 class JudgeRecipe:

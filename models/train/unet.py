@@ -13,8 +13,7 @@ from ..shapes import RADII
 from ..text import TOKENS, ShapesTextEncoder, ShapesTokenizer
 from ..unet import ShapesUNet
 from ..weights import shapes_autoencoder, shapes_judge
-from .autoencoder import to_unit
-from .judge import pictures_of, scenes_of
+from .scenes import pictures_of, scenes_of, to_unit
 
 POOL = 24000
 MIXTURE = (1, 1, 2, 2, 3)
