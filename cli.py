@@ -1,10 +1,11 @@
-"""The command `odeon`: run and check workflows, look up nodes."""
+"""The command `odeon`: run and check workflows, judge pictures, look up nodes."""
 import functools
 import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
+import torch
 import typer
 from rich.console import Console
 from rich.markdown import Markdown
@@ -19,13 +20,13 @@ from .host.embedded.context import Context, Events, running
 from .host.embedded.core_nodes import CORE_NODES
 from .host.embedded.files import make_folder
 from .host.workflow import Workflow, WorkflowError, describe, inputs_of, load
+from .models.judge import is_caption
 
 app = typer.Typer(help="Run Odeon's workflows and look up its nodes.", no_args_is_help=True, add_completion=False,
                   pretty_exceptions_enable=False)
 console = Console(stderr=True)
 CLASSES = {**CORE_NODES, **NODE_CLASS_MAPPINGS}
 DOCS = Path(__file__).parent / "web" / "docs"
-
 
 
 def reported(command):
@@ -48,6 +49,11 @@ File = Annotated[Path, typer.Argument(help="A workflow: JSON from the browser (s
                                            "PNG that carries one.")]
 
 
+def _input_folders(file: Path) -> list[Path]:
+    """Where pictures that a workflow file loads are looked for."""
+    return [file.resolve().parent, Path("input").resolve()]
+
+
 def _definitions() -> dict:
     return {name: describe(cls) for name, cls in CLASSES.items()}
 
@@ -66,7 +72,7 @@ def run(
     """Make the pictures of a workflow."""
     workflow = load(file)
     make_folder(out)
-    job = _Job(workflow, values, seed, out, [file.resolve().parent, Path("input").resolve()])
+    job = _Job(workflow, values, seed, out, _input_folders(file))
     if host.startswith(("http://", "https://")):
         saved = _run_on_server(host, job)
     elif host in ("auto", "comfyui"):
@@ -186,8 +192,86 @@ class _Display(Events):
 def check(file: File) -> None:
     """List every problem of a workflow, without running it."""
     prompt = load(file).to_prompt(_definitions())
-    _require_sound(prompt, Context(Path("output"), [file.resolve().parent, Path("input").resolve()]))
+    _require_sound(prompt, Context(Path("output"), _input_folders(file)))
     print(f"{file}: {len(prompt)} nodes, no problem")
+
+
+@app.command()
+@reported
+def judge(
+    source: Annotated[Path, typer.Argument(help="A folder of 128 px pictures, or a workflow to run first.")],
+    reference: Annotated[Path | None, typer.Option(help="Folder of the same pictures after very many steps.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for a workflow's pictures.")] = Path("output"),
+) -> None:
+    """Say what is right in pictures of the Shapes world, and how well they are drawn.
+
+    What they should show is read from captions.txt in the folder, a line for each picture by name; without one, from
+    the prompts that saved pictures carry.
+    """
+    from .models.quality import as_table, judge_pictures
+    from .models.weights import shapes_judge
+
+    if not source.exists():
+        raise WorkflowError(f"{source} does not exist; give a folder of pictures or a workflow")
+    if source.is_dir():
+        paths = _pictures_in(source)
+    else:
+        make_folder(out)
+        paths = _run_embedded(_Job(load(source), [], None, out, _input_folders(source)))
+    other = None if reference is None else _read_pictures(_pictures_in(reference))
+    together = judge_pictures(shapes_judge(), _read_pictures(paths), _captions_of(paths), reference=other).together
+    print(f"{len(paths)} pictures\n{as_table(together)}")
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
+    if not paths:
+        raise WorkflowError(f"{folder} has no pictures (.png, .jpg, .webp)")
+    return paths
+
+
+def _read_pictures(paths: list[Path]) -> torch.Tensor:
+    """Pictures (B, 3, H, W) in [-1, 1]. Raises WorkflowError naming a file that is none or has another size."""
+    import numpy as np
+    from PIL import Image
+
+    pictures = []
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                pixels = np.asarray(image.convert("RGB"))
+        except OSError as error:
+            raise WorkflowError(f"{path} can't be read as a picture: {error}") from error
+        if pictures and pixels.shape != pictures[0].shape:
+            raise WorkflowError(f"pictures need one size; {path} has {pixels.shape[1]} x {pixels.shape[0]} px, "
+                                f"{paths[0].name} {pictures[0].shape[1]} x {pictures[0].shape[0]}")
+        pictures.append(pixels)
+    return torch.from_numpy(np.stack(pictures)).movedim(-1, 1).float() / 127.5 - 1.0
+
+
+def _captions_of(paths: list[Path]) -> list[str]:
+    """A caption for each picture, from captions.txt beside them or from their own prompts."""
+    listed = paths[0].parent / "captions.txt"
+    if not listed.is_file():
+        return [_prompt_in(path) for path in paths]
+    lines = listed.read_text(encoding="utf-8").strip().splitlines()
+    if len(lines) != len(paths):
+        raise WorkflowError(f"{listed} needs a line for each of the {len(paths)} pictures, has {len(lines)}")
+    return lines
+
+
+def _prompt_in(path: Path) -> str:
+    """The one text in the picture's workflow that is a caption of the Shapes world."""
+    try:
+        prompt = load(path).to_prompt(_definitions())
+    except WorkflowError:  # a picture made elsewhere
+        prompt = {}
+    texts = {value for node in prompt.values() for value in node["inputs"].values() if isinstance(value, str)}
+    found = sorted(text for text in texts if is_caption(text))
+    if len(found) != 1:
+        what = f"{len(found)} prompts that could be meant ({'; '.join(found)})" if found else "no prompt with a shape"
+        raise WorkflowError(f"{path} carries {what}; write {path.parent / 'captions.txt'} with a line for each picture")
+    return found[0]
 
 
 @app.command()

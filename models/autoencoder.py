@@ -4,6 +4,10 @@ from torch import Tensor, nn
 
 LATENT_CHANNELS = 4
 RATIO = 8
+# Latents to colours in [-1, 1] for previews: least squares on drawn scenes.
+RGB_FACTORS = [[-0.0416, 0.0121, -0.0512], [-0.0351, 0.0142, 0.0876], [-0.1092, -0.0132, 0.1107],
+               [0.4072, 0.3886, 0.2776]]
+RGB_BIAS = [-0.1514, -0.1721, -0.2667]
 
 
 class ResBlock(nn.Module):

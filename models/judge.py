@@ -98,6 +98,15 @@ def parse_caption(caption: str) -> tuple[list[Asked], str | None]:
     return [Asked(*thing, place) for thing, place in zip(asked, _places(words, found))], ground
 
 
+def is_caption(text: str) -> bool:
+    """Whether the judge can tell what a text asks for."""
+    try:
+        parse_caption(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _asked(words: list[str], i: int, shape: str) -> tuple[str, str | None, str | None]:
     before = words[max(i - 2, 0):i]
     colour = next((word for word in reversed(before) if word in COLOURS), None)

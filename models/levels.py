@@ -21,14 +21,20 @@ class DiscreteLevels(_Table):
 
     Betas are evenly spaced in their square root from 0.00085 to 0.012; sigma = sqrt((1 - abar) / abar).
     timestep() is the exact inverse of sigma() within the table; rounded=True gives the table's nearest place instead,
-    as ComfyUI tells it to networks that were trained on whole steps.
-    Source: Rombach et al. 2022, arXiv 2112.10752, released configuration.
+    as ComfyUI tells it to networks that were trained on whole steps. zero_terminal=True moves and stretches
+    sqrt(abar) so that the last level is noise alone (4518 instead of infinity, as ComfyUI has it).
+    Source: Rombach et al. 2022, arXiv 2112.10752, released configuration; zero terminal SNR: Lin et al. 2023,
+    arXiv 2305.08891, algorithm 1.
     """
 
-    def __init__(self, *, rounded: bool = False):
-        self.rounded = rounded
+    def __init__(self, *, rounded: bool = False, zero_terminal: bool = False):
+        self.rounded, self.zero_terminal = rounded, zero_terminal
         betas = torch.linspace(0.00085 ** 0.5, 0.012 ** 0.5, 1000, dtype=torch.float64) ** 2
         alphas_cumprod = torch.cumprod(1.0 - betas, dim=0)
+        if zero_terminal:
+            signal = alphas_cumprod.sqrt()
+            alphas_cumprod = ((signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])).square()
+            alphas_cumprod[-1] = 4.8973451890853435e-08
         sigmas = ((1.0 - alphas_cumprod) / alphas_cumprod).sqrt()
         self.sigmas = sigmas.float()
         self.log_sigmas = sigmas.log().float()
@@ -51,20 +57,21 @@ class DiscreteLevels(_Table):
 
 
 class FlowLevels(_Table):
-    """1000 levels of a flow model, sigma in (0, 1], bent by `shift`: s = shift t / (1 + (shift - 1) t).
+    """`count` levels of a flow model, sigma in (0, 1], bent by `shift`: s = shift t / (1 + (shift - 1) t).
 
-    timestep(sigma) is what the network is told, 1000 sigma; sigma(timestep) maps an UNSHIFTED time 0 to 1000 to
-    its shifted level. The two are inverse only at shift = 1, as in the models that use them.
+    timestep(sigma) is what the network is told, top * sigma; sigma(timestep) maps an UNSHIFTED time 0 to `top` to
+    its shifted level. The two are inverse only at shift = 1, as in the models that use them. Stable Diffusion 3 has
+    1000 levels and top 1000, Flux 10000 and top 1.
     Source: Esser et al. 2024, arXiv 2403.03206, eq. 23.
     """
 
-    def __init__(self, shift: float = 1.0):
-        self.shift = shift
-        self.sigmas = self.sigma(torch.arange(1, 1001) / 1000 * 1000)
+    def __init__(self, shift: float = 1.0, *, count: int = 1000, top: float = 1000.0):
+        self.shift, self.top = shift, top
+        self.sigmas = self.sigma(torch.arange(1, count + 1) / count * top)
 
     def timestep(self, sigma: Tensor) -> Tensor:
-        return sigma * 1000.0
+        return sigma * self.top
 
     def sigma(self, timestep: Tensor) -> Tensor:
-        t = timestep / 1000.0
+        t = timestep / self.top
         return self.shift * t / (1.0 + (self.shift - 1.0) * t)

@@ -1,6 +1,8 @@
 """The Shapes UNet for the embedded runner: the layout and parameter names of the network that ComfyUI builds.
 
-Weights move between the two unchanged; `CONFIG` is what ComfyUI's class takes.
+Weights move between the two unchanged; `CONFIG` is what ComfyUI's class takes. Patches in transformer_options are
+called where ComfyUI calls them and with the same arguments: attn1 and attn2 (patch, replace and output), input and
+output blocks (before and after the skip), middle_patch between the two attentions.
 Source: Rombach et al. 2022, arXiv 2112.10752.
 """
 import math
@@ -36,13 +38,13 @@ class ResBlock(nn.Module):
                                         nn.Conv2d(out, out, 3, padding=1))
         self.skip_connection = nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)
 
-    def forward(self, x: Tensor, embedding: Tensor, _context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor, _context: Tensor, _options: dict) -> Tensor:
         hidden = self.in_layers(x) + self.emb_layers(embedding)[:, :, None, None]
         return self.skip_connection(x) + self.out_layers(hidden)
 
 
 class Attention(nn.Module):
-    """Attention of x (B, N, C) on a context (B, M, D), x itself where none is given."""
+    """Attention of queries (B, N, C) on keys and values made of a context (B, M, D)."""
 
     def __init__(self, channels: int, context: int):
         super().__init__()
@@ -50,13 +52,11 @@ class Attention(nn.Module):
         self.to_k, self.to_v = (nn.Linear(context, channels, bias=False) for _ in range(2))
         self.to_out = nn.Sequential(nn.Linear(channels, channels), nn.Dropout(0.0))
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        context = x if context is None else context
-        q, k, v = (layer(source).unflatten(-1, (HEADS, -1)).transpose(1, 2)
-                   for layer, source in ((self.to_q, x), (self.to_k, context), (self.to_v, context)))
-        with torch.autocast(x.device.type, enabled=False):  # the CPU's backward pass of bf16 attention is slow
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (value.unflatten(-1, (HEADS, -1)).transpose(1, 2) for value in (q, k, v))
+        with torch.autocast(q.device.type, enabled=False):  # the CPU's backward pass of bf16 attention is slow
             out = functional.scaled_dot_product_attention(q.float(), k.float(), v.float())
-        return self.to_out(out.to(q.dtype).transpose(1, 2).flatten(-2))
+        return out.to(q.dtype).transpose(1, 2).flatten(-2)
 
 
 class GatedLinear(nn.Module):
@@ -90,10 +90,30 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(channels)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(channels) for _ in range(3))
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), context)
+    def forward(self, x: Tensor, context: Tensor, options: dict) -> Tensor:
+        extra = {**options, "n_heads": HEADS, "dim_head": x.shape[-1] // HEADS, "attn_precision": None}
+        patches, replaced = extra.pop("patches", {}), extra.pop("patches_replace", {})
+        hidden = self.norm1(x)
+        x = x + _attended(self.attn1, "attn1", hidden, hidden, patches, replaced, extra)
+        for patch in patches.get("middle_patch", ()):
+            x = patch(x, extra)
+        x = x + _attended(self.attn2, "attn2", self.norm2(x), context, patches, replaced, extra)
         return x + self.ff(self.norm3(x))
+
+
+def _attended(layer: Attention, name: str, x: Tensor, context: Tensor, patches: dict, replaced: dict,
+              extra: dict) -> Tensor:
+    """One attention with what patches make of its inputs, of itself and of its output."""
+    value = context
+    for patch in patches.get(f"{name}_patch", ()):
+        x, context, value = patch(x, context, value, extra)
+    q, k, v = layer.to_q(x), layer.to_k(context), layer.to_v(value)
+    here, others = extra.get("block"), replaced.get(name, {})
+    replacement = others and (others.get((*here, 0)) or others.get(here))
+    out = layer.to_out(replacement(q, k, v, extra) if replacement else layer(q, k, v))
+    for patch in patches.get(f"{name}_output_patch", ()):
+        out = patch(out, extra)
+    return out
 
 
 class SpatialTransformer(nn.Module):
@@ -105,9 +125,10 @@ class SpatialTransformer(nn.Module):
         self.proj_in, self.proj_out = nn.Linear(channels, channels), nn.Linear(channels, channels)
         self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, context)])
 
-    def forward(self, x: Tensor, _embedding: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, _embedding: Tensor, context: Tensor, options: dict) -> Tensor:
+        options = {**options, "activations_shape": list(x.shape), "block_index": 0}
         hidden = self.proj_in(self.norm(x).flatten(2).transpose(1, 2))
-        hidden = self.proj_out(self.transformer_blocks[0](hidden, context))
+        hidden = self.proj_out(self.transformer_blocks[0](hidden, context, options))
         return x + hidden.transpose(1, 2).reshape(x.shape)
 
 
@@ -116,7 +137,7 @@ class Downsample(nn.Module):
         super().__init__()
         self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
 
-    def forward(self, x: Tensor, _embedding: Tensor, _context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, _embedding: Tensor, _context: Tensor, _options: dict) -> Tensor:
         return self.op(x)
 
 
@@ -125,17 +146,17 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor, _embedding: Tensor, _context: Tensor) -> Tensor:
-        return self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+    def forward(self, x: Tensor, _embedding: Tensor, _context: Tensor, options: dict) -> Tensor:
+        return self.conv(functional.interpolate(x, size=options["skip_size"], mode="nearest"))
 
 
 class InputConvolution(nn.Conv2d):
-    def forward(self, x: Tensor, _embedding: Tensor, _context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, _embedding: Tensor, _context: Tensor, _options: dict) -> Tensor:
         return super().forward(x)
 
 
 class ShapesUNet(nn.Module):
-    """x (B, 4, h, w), timesteps (B,), context (B, TOKENS, 64) -> predicted noise (B, 4, h, w); h and w even."""
+    """x (B, 4, h, w), timesteps (B,), context (B, TOKENS, 64) -> predicted noise (B, 4, h, w)."""
 
     def __init__(self):
         super().__init__()
@@ -170,17 +191,32 @@ class ShapesUNet(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.out[2].weight.dtype
 
-    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, **_options) -> Tensor:
+    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, transformer_options: dict | None = None,
+                **_options) -> Tensor:
+        options = {**(transformer_options or {}), "original_shape": list(x.shape), "transformer_index": 0}
+        patches = options.get("patches", {})
         embedding = self.time_embed(timestep_embedding(timesteps, self.width).to(x.dtype))
         skips = []
-        for block in self.input_blocks:
-            for layer in block:
-                x = layer(x, embedding, context)
+        for i, block in enumerate(self.input_blocks):
+            here = {**options, "block": ("input", i)}
+            x = _through(block, x, embedding, context, here)
+            for patch in patches.get("input_block_patch", ()):
+                x = patch(x, here)
             skips.append(x)
-        for layer in self.middle_block:
-            x = layer(x, embedding, context)
-        for block in self.output_blocks:
-            x = torch.cat([x, skips.pop()], dim=1)
-            for layer in block:
-                x = layer(x, embedding, context)
+            for patch in patches.get("input_block_patch_after_skip", ()):
+                x = patch(x, here)
+        x = _through(self.middle_block, x, embedding, context, {**options, "block": ("middle", 0)})
+        for i, block in enumerate(self.output_blocks):
+            here, skip = {**options, "block": ("output", i)}, skips.pop()
+            for patch in patches.get("output_block_patch", ()):
+                x, skip = patch(x, skip, here)
+            if skips:
+                here["skip_size"] = skips[-1].shape[-2:]
+            x = _through(block, torch.cat([x, skip], dim=1), embedding, context, here)
         return self.out(x)
+
+
+def _through(block: nn.ModuleList, x: Tensor, embedding: Tensor, context: Tensor, options: dict) -> Tensor:
+    for layer in block:
+        x = layer(x, embedding, context, options)
+    return x

@@ -1,15 +1,23 @@
 """The weight files that ship with the pack, and the small models made of them."""
 import json
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from .autoencoder import ShapesAutoencoder
+from .dit import CONFIGS
 from .judge import ShapesJudge
+from .levels import DiscreteLevels, FlowLevels
 from .text import ShapesTextEncoder
+from .unet import CONFIG
 
 FOLDER = Path(__file__).parent / "weights"
 VERSION = "0.1.0"
+# name -> configuration, prediction, levels
+NETWORKS = {"shapes-unet": (CONFIG, "eps", partial(DiscreteLevels, rounded=True))}
+NETWORKS |= {name: (CONFIGS[name], "flow", partial(FlowLevels, count=10000, top=1.0)) for name in CONFIGS}
 
 
 def load_weights(name: str, folder: Path = FOLDER) -> dict[str, Tensor]:
@@ -53,9 +61,21 @@ def shapes_judge(folder: Path = FOLDER) -> ShapesJudge:
     return _filled(ShapesJudge(), load_weights("shapes-judge", folder))
 
 
-def shapes_denoiser(name: str, folder: Path = FOLDER) -> tuple[dict[str, Tensor], ShapesTextEncoder]:
-    """The weights of a network of the family, and its own text encoder."""
+class Trained(NamedTuple):
+    """A network of the family: what ComfyUI's class takes, its weights, its own text encoder, what it predicts."""
+    config: dict
+    weights: dict[str, Tensor]
+    text: ShapesTextEncoder
+    prediction: str
+    levels: DiscreteLevels | FlowLevels
+
+
+def shapes_network(name: str, folder: Path = FOLDER) -> Trained:
+    """One of NETWORKS with its weights."""
+    if name not in NETWORKS:
+        raise ValueError(f"model must be one of {', '.join(NETWORKS)}, got {name!r}")
     weights = load_weights(name, folder)
-    parts = {part: {key.removeprefix(f"{part}."): value for key, value in weights.items() if key.startswith(f"{part}.")}
-             for part in ("unet", "text")}
-    return parts["unet"], _filled(ShapesTextEncoder(), parts["text"])
+    network, text = ({key.removeprefix(f"{part}."): value for key, value in weights.items()
+                      if key.startswith(f"{part}.")} for part in ("network", "text"))
+    config, prediction, levels = NETWORKS[name]
+    return Trained(config, network, _filled(ShapesTextEncoder(), text), prediction, levels())

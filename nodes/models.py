@@ -1,9 +1,13 @@
-"""Nodes that need no checkpoint: drawn pictures, and an exact model of any set of pictures."""
+"""Nodes that need no download: drawn pictures, small trained models and their judge, an exact model of any pictures."""
 from .. import host
+from ..models.autoencoder import RATIO, RGB_BIAS, RGB_FACTORS
 from ..models.closed_form import PATCH, PREDICTIONS, ClosedFormNetwork, PixelCodec
+from ..models.quality import as_table, judge_pictures, labelled
 from ..models.shapes import PICTURE_SIZES, draw_shapes
+from ..models.text import ShapesTokenizer
+from ..models.weights import NETWORKS, shapes_autoencoder, shapes_judge, shapes_network
 from ..models.words import CaptionEncoder, CaptionWords
-from .inputs import CHOICE, FLOAT, INT
+from .inputs import CHOICE, FLOAT, INT, SOCKET
 
 
 class OdeonShapes:
@@ -29,6 +33,59 @@ class OdeonShapes:
     def draw(self, count, size, data_seed, objects):
         images, captions = draw_shapes(count, size, data_seed, objects)
         return (images, "\n".join(captions))
+
+
+class OdeonShapesCheckpoint:
+    TITLE = "Shapes checkpoint"
+    DESCRIPTION = "Small trained models that ship with the pack: they draw what the prompt says, in seconds on a CPU."
+    SEARCH_ALIASES = ["load checkpoint", "toy model", "test model", "no download", "unet", "dit", "flux", "small model"]
+    RETURN_TYPES = ("MODEL", "CLIP", "VAE")
+    OUTPUT_TOOLTIPS = ("The network, of ComfyUI's own class: every patch works on it.",
+                       "Reads the words of the Shapes world; names those it does not know in the log.",
+                       "128 px pictures to latents of 16 x 16 with 4 channels, and back.")
+    FUNCTION = "load"
+    CATEGORY = "Odeon/models"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": CHOICE(NETWORKS, "shapes-unet predicts noise as SD1.5 does, shapes-dit is a "
+                                             "flow transformer as Flux, -small its cheap sister.")}}
+
+    def load(self, model):
+        trained, codec = shapes_network(model), shapes_autoencoder()
+        network = host.make_network(trained.config, trained.weights, prediction=trained.prediction,
+                                    levels=trained.levels, rgb_factors=RGB_FACTORS, rgb_bias=RGB_BIAS)
+        return (network, host.make_clip(ShapesTokenizer(), trained.text), host.make_vae(codec, ratio=RATIO))
+
+
+class OdeonShapesJudge:
+    TITLE = "Shapes judge"
+    DESCRIPTION = "Reads pictures of the Shapes world: what of their prompts is right, and how well it is drawn."
+    SEARCH_ALIASES = ["evaluate", "metric", "score", "prompt agreement", "kid", "fid", "quality"]
+    RETURN_TYPES = ("STRING", "IMAGE")
+    RETURN_NAMES = ("table", "picture")
+    OUTPUT_TOOLTIPS = ("All figures, a line each.", "Every picture with what was read in it, wrong parts in red.")
+    FUNCTION = "judge"
+    CATEGORY = "Odeon/models"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "images": SOCKET("IMAGE", "Pictures of 128 x 128 px."),
+            "captions": ("STRING", {"default": "", "multiline": True, "tooltip": "What the pictures should show: one "
+                                    "line for each picture, or one line for all."}),
+        }, "optional": {
+            "reference": SOCKET("IMAGE", "The same pictures after very many steps, to measure how far these are."),
+        }}
+
+    def judge(self, images, captions, reference=None):
+        lines = captions.strip().splitlines()
+        if len(lines) == 1:
+            lines *= len(images)
+        pictures, other = (None if batch is None else batch[..., :3].float().movedim(-1, 1) * 2.0 - 1.0
+                           for batch in (images, reference))
+        rows, together, readings = judge_pictures(shapes_judge(), pictures, lines, reference=other)
+        return (as_table(together), labelled(images, lines, rows, readings))
 
 
 class OdeonClosedFormModel:
@@ -92,4 +149,4 @@ def _captions_for(images, lines: list[str]) -> list[str]:
     return lines or [""] * len(images)
 
 
-NODES = (OdeonShapes, OdeonClosedFormModel)
+NODES = (OdeonShapes, OdeonShapesCheckpoint, OdeonShapesJudge, OdeonClosedFormModel)

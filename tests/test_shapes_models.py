@@ -5,8 +5,10 @@ import shutil
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from odeon.models.autoencoder import ShapesAutoencoder
+from odeon.models.dit import CONFIGS, ShapesDiT
 from odeon.models.judge import Asked, Reading, agreement, kernel_distance, parse_caption
 from odeon.models.shapes import sample_scene
 from odeon.models.text import TOKENS, WORDS, ShapesTextEncoder, ShapesTokenizer
@@ -14,7 +16,7 @@ from odeon.models.train import harness
 from odeon.models.train.autoencoder import AutoencoderRecipe
 from odeon.models.train.scenes import pictures_of, scenes_of, to_unit
 from odeon.models.unet import ShapesUNet
-from odeon.models.weights import FOLDER, card, load_weights, shapes_autoencoder, shapes_denoiser, shapes_judge
+from odeon.models.weights import FOLDER, NETWORKS, card, load_weights, shapes_autoencoder, shapes_judge, shapes_network
 
 FILES = sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 
@@ -60,6 +62,18 @@ def test_unet_starts_at_zero_and_takes_other_sizes():
     out = model(torch.randn(2, 4, 16, 24), torch.tensor([0, 999]), torch.randn(2, TOKENS, 64))
     assert out.shape == (2, 4, 16, 24)
     assert torch.equal(out, model.out[2].bias[None, :, None, None].expand_as(out))
+    assert model(torch.randn(1, 4, 17, 9), torch.tensor([5]), torch.randn(1, TOKENS, 64)).shape == (1, 4, 17, 9)
+
+
+def test_dit_starts_at_zero_takes_other_sizes_and_stays_a_small_one():
+    torch.manual_seed(0)
+    costs = []
+    for config in CONFIGS.values():
+        model, inputs = ShapesDiT(config), (torch.randn(2, 4, 17, 24), torch.rand(2), torch.randn(2, TOKENS, 64))
+        with FlopCounterMode(display=False) as counter:
+            assert torch.equal(model(*inputs, torch.randn(2, 64)), torch.zeros(2, 4, 17, 24))
+        costs.append(counter.get_total_flops())
+    assert costs[0] >= 5 * costs[1]
 
 
 @pytest.mark.parametrize("objects", [1, 2, 3])
@@ -141,7 +155,7 @@ def load_file(path):
 
 
 def test_shipped_files_are_small_and_have_cards():
-    assert FILES == ["shapes-judge", "shapes-vae"]
+    assert sorted(["shapes-judge", "shapes-vae", *NETWORKS]) == FILES
     assert sum((FOLDER / f"{name}.safetensors").stat().st_size for name in FILES) < 48e6
     for name in FILES:
         assert {"steps", "seconds", "machine", "threads", "losses", "quality", "parameters"} <= card(name).keys()
@@ -187,10 +201,10 @@ def test_a_trained_network_and_its_text_encoder_come_back_apart(tmp_path):
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
-    parts = torch.nn.ModuleDict({"unet": ShapesUNet(), "text": ShapesTextEncoder()})
+    parts = torch.nn.ModuleDict({"network": ShapesUNet(), "text": ShapesTextEncoder()})
     save_file(parts.state_dict(), tmp_path / "shapes-unet.safetensors",
               metadata={"odeon": "0.1.0", "model": "shapes-unet"})
-    unet, text = shapes_denoiser("shapes-unet", tmp_path)
-    assert all(torch.equal(unet[key], value) for key, value in parts["unet"].state_dict().items())
+    trained = shapes_network("shapes-unet", tmp_path)
+    assert all(torch.equal(trained.weights[key], value) for key, value in parts["network"].state_dict().items())
     numbers = torch.randint(len(WORDS), (2, TOKENS))
-    assert torch.allclose(text(numbers), parts["text"].eval()(numbers), atol=1e-6)
+    assert torch.allclose(trained.text(numbers), parts["text"].eval()(numbers), atol=1e-6)

@@ -107,6 +107,9 @@ def _number_problem(value, kind: str, options: dict) -> str | None:
     low, high = options.get("min"), options.get("max")
     if low is not None and number < low or high is not None and number > high or number != number:
         return f"must lie in {low} to {high}, got {number}"
+    step = options.get("step", 1)
+    if kind == "INT" and step > 1 and (number - (low or 0)) % step:
+        return f"must be {low or 0} plus a multiple of {step}, got {number}"
     return None
 
 

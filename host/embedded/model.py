@@ -43,30 +43,44 @@ class ModelSampling:
 
 
 class Model:
-    """A MODEL: a shared network, and this copy's own guidance rules."""
+    """A MODEL: a shared network, and this copy's own guidance rules and patches of the network's inside."""
 
     def __init__(self, network, *, prediction: str, levels, channels: int):
         self.network = network
         self.channels = channels
         self.model_sampling = ModelSampling(prediction, levels)
         self.rules = []
+        self.model_options = {"transformer_options": {}}
 
     def clone(self) -> "Model":
         copy = object.__new__(Model)
-        copy.__dict__ = {**self.__dict__, "rules": list(self.rules)}
+        copy.__dict__ = {**self.__dict__, "rules": list(self.rules), "model_options": _copied(self.model_options)}
         return copy
+
+    def set_model_patch(self, patch, name: str) -> None:
+        """One more patch called at the place `name`: "attn1_patch", "input_block_patch", ..."""
+        self.model_options["transformer_options"].setdefault("patches", {}).setdefault(name, []).append(patch)
+
+    def set_model_patch_replace(self, patch, name: str, block_name: str, number: int,
+                                transformer_index: int | None = None) -> None:
+        """What runs instead of attention "attn1" or "attn2" in a UNet's block, or of a "dit" block."""
+        place = (block_name, number) if transformer_index is None else (block_name, number, transformer_index)
+        replaced = self.model_options["transformer_options"].setdefault("patches_replace", {})
+        replaced.setdefault(name, {})[place] = patch
 
     def get_model_object(self, name: str):
         return getattr(self, name)
 
-    def apply_model(self, x: Tensor, sigma: Tensor, context: Tensor | None, transformer_options: dict) -> Tensor:
-        """x (B, C, ...) at sigma (B,) -> denoised, under one conditioning (1 or B, tokens, dim)."""
+    def apply_model(self, x: Tensor, sigma: Tensor, context: Tensor | None, transformer_options: dict,
+                    pooled: Tensor | None = None) -> Tensor:
+        """x (B, C, ...) at sigma (B,) -> denoised, under a context (1 or B, tokens, dim) and pooled (1 or B, dim)."""
         wide = sigma.reshape(-1, *[1] * (x.ndim - 1))
-        if context is not None:
-            context = context.to(x.device).expand(x.shape[0], *context.shape[1:])
+        context, pooled = (None if value is None else value.to(x.device).expand(x.shape[0], *value.shape[1:])
+                           for value in (context, pooled))
         timesteps = self.model_sampling.levels.timestep(sigma).float()
         output = self.network(self.model_sampling.calculate_input(wide, x), timesteps, context=context,
-                              transformer_options=transformer_options)
+                              y=pooled, transformer_options={**self.model_options["transformer_options"],
+                                                             **transformer_options})
         return self.model_sampling.calculate_denoised(wide, output.float(), x)
 
     def fix_empty_latent_channels(self, samples: Tensor) -> Tensor:
@@ -74,6 +88,13 @@ class Model:
         if samples.shape[1] == self.channels or torch.count_nonzero(samples) > 0:
             return samples
         return samples.new_zeros(samples.shape[0], self.channels, *samples.shape[2:])
+
+
+def _copied(options):
+    """Dicts and lists copied all the way down, what they hold shared."""
+    if isinstance(options, dict):
+        return {key: _copied(value) for key, value in options.items()}
+    return list(options) if isinstance(options, list) else options
 
 
 class Clip:

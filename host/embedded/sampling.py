@@ -91,7 +91,8 @@ class _Run:
         """The mean prediction over the entries of one CONDITIONING."""
         options = {"sigmas": sigma, "sample_sigmas": self.sigmas, "cond_or_uncond": [index]}
         model = self.inner_model.model_patcher
-        predictions = [model.apply_model(x, sigma, context, options) for context, _ in conditions]
+        predictions = [model.apply_model(x, sigma, context, options, more.get("pooled_output"))
+                       for context, more in conditions]
         return torch.stack(predictions).mean(0) if len(predictions) > 1 else predictions[0]
 
 

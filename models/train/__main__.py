@@ -1,5 +1,6 @@
 """python -m odeon.models.train MODEL: makes the shipped weights from nothing, in this order: shapes-vae,
-shapes-judge, shapes-unet (which needs the two others in its folder)."""
+shapes-judge, then the networks, which need these two in their folder (shapes-unet-v also needs shapes-unet, and
+shapes-unet-few needs shapes-unet-v)."""
 from pathlib import Path
 from typing import Annotated
 
@@ -8,11 +9,13 @@ import typer
 
 from . import harness
 from .autoencoder import AutoencoderRecipe
+from .dit import DiTRecipe, SmallDiTRecipe
 from .judge import JudgeRecipe
-from .unet import UNetRecipe
+from .unet import FewStepUNetRecipe, UNetRecipe, VelocityUNetRecipe
 
-RECIPES = {"shapes-vae": lambda folder: AutoencoderRecipe(), "shapes-judge": lambda folder: JudgeRecipe(),
-           "shapes-unet": UNetRecipe}
+RECIPES = {"shapes-vae": lambda folder: AutoencoderRecipe(), "shapes-judge": lambda folder: JudgeRecipe()}
+RECIPES |= {recipe.name: recipe for recipe in (UNetRecipe, VelocityUNetRecipe, FewStepUNetRecipe, DiTRecipe,
+                                               SmallDiTRecipe)}
 app = typer.Typer(add_completion=False)
 
 
@@ -34,4 +37,5 @@ def main(
     typer.echo(f"{card['name']}: {card['steps']} steps in {card['seconds']} s, {card['quality']}")
 
 
-app()
+if __name__ == "__main__":
+    app()

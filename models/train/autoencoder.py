@@ -36,6 +36,9 @@ class AutoencoderRecipe:
         corners = torch.randint(128 - CROP + 1, (self.batch, 2), generator=generator).tolist()
         return to_unit(torch.stack([self.pool[i, :, y:y + CROP, x:x + CROP] for i, (y, x) in zip(picks, corners)]))
 
+    def matrices(self, model: ShapesAutoencoder) -> list:
+        return []
+
     @torch.no_grad()
     def finish(self, model: ShapesAutoencoder) -> dict:
         """Standardizes the latents on training pictures; peak signal to noise ratio on held-out ones."""

@@ -35,6 +35,9 @@ class JudgeRecipe:
                  "where": (place[there] - where[there]).abs().mean()}
         return {"loss": sum(parts.values()), **parts}
 
+    def matrices(self, model: ShapesJudge) -> list:
+        return []
+
     @torch.no_grad()
     def finish(self, model: ShapesJudge) -> dict[str, float]:
         """Agreement with the captions of 1200 true held-out scenes, and errors of centre and radius in pixels."""

@@ -1,115 +1,116 @@
-"""The recipe of shapes-unet: a latent UNet that predicts noise, with its text encoder."""
-from pathlib import Path
-
+"""The recipes of the UNets: shapes-unet predicts noise, shapes-unet-v the velocity, shapes-unet-few the end at once."""
 import torch
 from torch import Tensor, nn
 
-from ...samplers.exponential_adams import plan_exponential_adams
-from ...samplers.linear import run
-from ...schedules.power import power_sigmas
-from ..judge import agreement
+from ...samplers.process import VE
 from ..levels import DiscreteLevels
-from ..shapes import RADII
-from ..text import TOKENS, ShapesTextEncoder, ShapesTokenizer
 from ..unet import ShapesUNet
-from ..weights import shapes_autoencoder, shapes_judge
-from .scenes import pictures_of, scenes_of, to_unit
+from ..weights import load_weights
+from .captioned import LAYOUT_WEIGHT, Batch, CaptionedRecipe, naming_loss
 
-POOL = 24000
-MIXTURE = (1, 1, 2, 2, 3)
-EMPTY_SHARE, OPEN_SIZE_SHARE = 0.1, 0.15
 MIN_SNR, MAX_BOOST = 5.0, 25.0
 
 
-class UNetRecipe:
+class UNetRecipe(CaptionedRecipe):
     """Noise prediction on Stable Diffusion's levels. The weight of a level is min-SNR's, min(SNR, 5) / SNR, times
     min(1 + 1 / SNR, 25): without it the noisiest levels, which bind colours to things, count for nothing.
 
-    folder: where the autoencoder and the judge are.
+    Source: Hang et al. 2023, arXiv 2303.09556 (min-SNR).
     """
-    name, steps, rate, ema, batch = "shapes-unet", 2600, 1e-3, 0.998, 32
+    name, steps, rate, ema, batch = "shapes-unet", 5000, 1e-3, 0.998, 32
+    starts_from = ""  # the model whose weights training starts from
+    levels = DiscreteLevels()
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    @torch.no_grad()
     def build(self) -> nn.ModuleDict:
-        autoencoder = shapes_autoencoder(self.folder)
-        scenes = scenes_of(POOL, 21, held_out=False, objects=MIXTURE)
-        self.captions = [scene.caption for scene in scenes]
-        self.latents = torch.cat([autoencoder.encode(to_unit(pictures_of(scenes[i:i + 100])))
-                                  for i in range(0, POOL, 100)])
-        self.levels, self.tokenizer = DiscreteLevels(), ShapesTokenizer()
-        return nn.ModuleDict({"unet": ShapesUNet(), "text": ShapesTextEncoder()})
+        model = self.parts(ShapesUNet(), channels=128)
+        if self.starts_from:
+            model.load_state_dict({**model.state_dict(), **load_weights(self.starts_from, self.folder)})
+        model["network"].output_blocks[1][-1].register_forward_hook(self._keep_features)
+        return model
+
+    def _keep_features(self, _module: nn.Module, _inputs: tuple, features: Tensor) -> None:
+        self.features = features
 
     def loss(self, model: nn.ModuleDict, generator: torch.Generator) -> dict[str, Tensor]:
         device = next(model.parameters()).device
-        picks = torch.randint(POOL, (self.batch,), generator=generator)
-        latents = self.latents[picks].to(device)
-        noise = torch.randn(latents.shape, generator=generator).to(device)
-        timesteps = torch.randint(1000, (self.batch,), generator=generator)
-        sigma = self.levels.sigmas[timesteps].to(device)
-        wide = sigma[:, None, None, None]
-        x = (latents + wide * noise) / (1.0 + wide.square()).sqrt()
-        numbers = self.numbers([self.captions[i] for i in picks.tolist()], generator).to(device)
+        batch = self.draw(generator, device)
+        sigma = self.levels.sigmas[(self.even(generator) * 1000).long()].to(device)
+        target, weight = self.target(batch, sigma)
         with torch.autocast(device.type, torch.bfloat16):
-            predicted = model["unet"](x, timesteps.to(device), model["text"](numbers))
-        error = (predicted.float() - noise).square().mean((1, 2, 3))
+            predicted = self.answer(model, batch.latents + _wide(sigma) * batch.noise, sigma,
+                                    model["text"](batch.numbers))
+            names = naming_loss(model["layout"](self.features), batch.layout)
+        error = (predicted.float() - target).square().mean((1, 2, 3))
+        weighted = (weight * error).mean()
+        return {"total": weighted + LAYOUT_WEIGHT * names, "loss": weighted, "error": error.mean(), "names": names}
+
+    def target(self, batch: Batch, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """What the network should answer (B, 4, 16, 16), and the weights (B,) of its squared error."""
         snr = sigma.pow(-2)
-        weight = (MIN_SNR / snr).clamp(max=1.0) * (1.0 + 1.0 / snr).clamp(max=MAX_BOOST)
-        return {"loss": (weight * error).mean(), "error": error.mean()}
+        return batch.noise, (MIN_SNR / snr).clamp(max=1.0) * (1.0 + 1.0 / snr).clamp(max=MAX_BOOST)
 
-    def numbers(self, captions: list[str], generator: torch.Generator) -> Tensor:
-        """Word numbers (B, TOKENS); some captions emptied, some sizes left open."""
-        rows = torch.zeros(len(captions), TOKENS, dtype=torch.long)
-        chances = torch.rand(len(captions), 4, generator=generator).tolist()
-        for row, caption, (empty, *open_sizes) in zip(rows, captions, chances):
-            if empty >= EMPTY_SHARE:
-                row.copy_(self.row(_with_open_sizes(caption, open_sizes)))
-        return rows
+    def answer(self, model: nn.ModuleDict, x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
+        return model["network"](x / _wide(1.0 + sigma.square()).sqrt(), self.levels.timestep(sigma), context)
 
-    def row(self, caption: str) -> Tensor:
-        """Word numbers (TOKENS,) of one caption."""
-        found = [number for number, _ in self.tokenizer.tokenize_with_weights(caption)["odeon"]]
-        return torch.tensor(found + [0] * (TOKENS - len(found)))
+    def schedule(self, steps: int) -> tuple:
+        return [*self.levels.sigma(torch.linspace(999.0, 0.0, steps)).tolist(), 0.0], VE
 
-    @torch.no_grad()
-    def finish(self, model: nn.ModuleDict) -> dict[str, float]:
-        """Agreement of pictures of held-out captions, read by the judge, at CFG 3 and 24 steps, by number of things."""
+
+class VelocityUNetRecipe(UNetRecipe):
+    """v = (eps - sigma x_0) / sqrt(1 + sigma^2) on levels whose last one is pure noise, started from shapes-unet.
+
+    Source: Salimans & Ho 2022, arXiv 2202.00512; Lin et al. 2023, arXiv 2305.08891 (zero terminal SNR).
+    """
+    name, steps, rate, starts_from = "shapes-unet-v", 900, 4e-4, "shapes-unet"
+    levels = DiscreteLevels(zero_terminal=True)
+
+    def target(self, batch: Batch, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        velocity = (batch.noise - _wide(sigma) * batch.latents) / _wide(1.0 + sigma.square()).sqrt()
+        return velocity, (MIN_SNR * sigma.square()).clamp(max=1.0)
+
+    def denoised(self, model: nn.ModuleDict, x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
+        squared = _wide(1.0 + sigma.square())
+        return x / squared - _wide(sigma) / squared.sqrt() * self.answer(model, x, sigma, context).float()
+
+
+class FewStepUNetRecipe(VelocityUNetRecipe):
+    """Consistency distillation: from two neighbouring levels of the teacher's path, the student sees the same end.
+
+    The teacher is shapes-unet-v at CFG 3, one DDIM step between neighbours; the student is used at CFG 1.
+    Source: Song et al. 2023, arXiv 2303.01469; guided teachers: Luo et al. 2023, arXiv 2310.04378.
+    """
+    name, steps, rate, starts_from = "shapes-unet-few", 1000, 4e-4, "shapes-unet-v"
+    measured_at = {"cfg": 1.0, "steps": 4}
+    places, cfg = 24, 3.0
+
+    def build(self) -> nn.ModuleDict:
+        model = super().build()
+        self.teacher = nn.ModuleDict({"network": ShapesUNet(), "text": type(model["text"])()})
+        self.teacher.load_state_dict(load_weights(self.starts_from, self.folder))
+        self.teacher.eval().requires_grad_(False)
+        return model
+
+    def loss(self, model: nn.ModuleDict, generator: torch.Generator) -> dict[str, Tensor]:
         device = next(model.parameters()).device
-        autoencoder, judge = shapes_autoencoder(self.folder).to(device), shapes_judge(self.folder).to(device)
-        quality = {}
-        for objects in (1, 2, 3):
-            captions = [scene.caption for scene in scenes_of(96, 22, held_out=True, objects=(objects,))]
-            latents = self.sample(model, captions, cfg=3.0, steps=24)
-            pictures = torch.cat([autoencoder.decode(part) for part in latents.split(32)]).clamp(-1.0, 1.0)
-            rows = [agreement(reading, caption) for reading, caption in zip(judge.read(pictures), captions)]
-            quality[f"things_{objects}"] = {key: round(sum(row[key] for row in rows) / len(rows), 3) for key in rows[0]}
-        return quality
-
-    def sample(self, model: nn.ModuleDict, captions: list[str], *, cfg: float, steps: int) -> Tensor:
-        """Latents (B, 4, 16, 16) for captions, by exponential Adams of order 2 on a Karras schedule."""
-        device = next(model.parameters()).device
-        context = model["text"](torch.stack([self.row(caption) for caption in captions]).to(device))
-        empty = model["text"](torch.zeros(1, TOKENS, dtype=torch.long, device=device)).expand_as(context)
-        start = torch.randn(len(captions), 4, 16, 16, generator=torch.Generator("cpu").manual_seed(5)).to(device)
-
-        def denoise(x: Tensor, sigma: float) -> Tensor:
-            level = x.new_full((len(x),), sigma)
-            scaled, times = x / (1.0 + sigma ** 2) ** 0.5, self.levels.timestep(level)
-            cond, uncond = (model["unet"](scaled, times, words) for words in (context, empty))
-            return x - sigma * (uncond + cfg * (cond - uncond))
-
-        return run(denoise, start * 14.65, plan_exponential_adams(power_sigmas(steps).tolist(), order=2))
+        batch, teacher = self.draw(generator, device), self.teacher.to(device)
+        place = 1 + (self.even(generator) * self.places).long()
+        sigma, lower = (self.levels.sigma(999.0 * value / self.places).to(device) for value in (place, place - 1))
+        lower = torch.where(place.to(device) == 1, torch.zeros_like(lower), lower)
+        x = batch.latents + _wide(sigma) * batch.noise
+        with torch.autocast(device.type, torch.bfloat16):
+            with torch.no_grad():
+                words = teacher["text"](torch.cat([batch.numbers, torch.zeros_like(batch.numbers)]))
+                cond, uncond = self.denoised(teacher, x.repeat(2, 1, 1, 1), sigma.repeat(2), words).chunk(2)
+                guided = uncond + self.cfg * (cond - uncond)
+                there = guided + _wide(lower / sigma) * (x - guided)
+                at_end = _wide(lower == 0.0)
+                end = self.denoised(model, there, lower.clamp(min=1e-3), model["text"](batch.numbers))
+                end = torch.where(at_end, guided, end)
+            own = self.denoised(model, x, sigma, model["text"](batch.numbers))
+            names = naming_loss(model["layout"](self.features), batch.layout)
+        error = ((own - end).square().mean((1, 2, 3)) + 1e-3 ** 2).sqrt() - 1e-3
+        return {"total": error.mean() + LAYOUT_WEIGHT * names, "loss": error.mean(), "names": names}
 
 
-def _with_open_sizes(caption: str, chances: list[float]) -> str:
-    """The caption with size words dropped where the chance of their thing falls below OPEN_SIZE_SHARE."""
-    words, thing = [], 0
-    for word in caption.split():
-        if word in RADII:
-            thing += 1
-            if chances[thing - 1] < OPEN_SIZE_SHARE:
-                continue
-        words.append(word)
-    return " ".join(words)
+def _wide(values: Tensor) -> Tensor:
+    return values[:, None, None, None]
