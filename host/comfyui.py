@@ -1,4 +1,6 @@
 """ComfyUI's side of the seam: samplers, models and patches made of ComfyUI's own classes."""
+import math
+
 import comfy.model_management
 import comfy.model_patcher
 import comfy.model_sampling
@@ -6,24 +8,33 @@ import comfy.patcher_extension
 import comfy.samplers
 import torch
 
-from ..models.unet import CONFIG
 from ..samplers.process import FLOW, VE, Process
-from .common import Solver, follow_rule
+from .common import Sampling, Solver, follow_rule
 
-__all__ = ["make_clip", "make_model", "make_unet", "make_vae", "patch_guidance", "process_of", "solver"]
+__all__ = ["make_clip", "make_model", "make_network", "make_vae", "patch_guidance", "process_of", "sampler",
+           "solver"]
 
 _RULES = "odeon_rules"  # key of a run's own rules in its transformer_options
 
 
 def solver(plan_fn, **options):
     """A SAMPLER that runs the plan of plan_fn(sigmas, process=..., **options)."""
-    return comfy.samplers.KSAMPLER(Solver(plan_fn, options, process_of=process_of))
+    return comfy.samplers.KSAMPLER(Solver(plan_fn, options, process_of=process_of, table_of=_table_of))
+
+
+def sampler(sample_fn, **options):
+    """A SAMPLER that runs sample_fn(model, x, sigmas, process=..., callback=..., **options), which picks its steps."""
+    return comfy.samplers.KSAMPLER(Sampling(sample_fn, options, process_of=process_of))
 
 
 def process_of(model) -> Process:
     """VE or FLOW, by what the MODEL predicts."""
     flow = isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST)
     return FLOW if flow else VE
+
+
+def _table_of(model) -> torch.Tensor:
+    return model.get_model_object("model_sampling").sigmas
 
 
 def patch_guidance(model, start):
@@ -63,14 +74,18 @@ def make_model(network, *, prediction: str, levels, channels: int, rgb_factors: 
     return _patcher(base)
 
 
-def make_unet(weights: dict, *, prediction: str, levels, rgb_factors: list[list[float]], rgb_bias: list[float]):
-    """A MODEL around ComfyUI's own UNetModel with the Shapes weights, in the precision ComfyUI chooses."""
+def make_network(config: dict, weights: dict, *, prediction: str, levels, rgb_factors: list[list[float]],
+                 rgb_bias: list[float]):
+    """A MODEL around ComfyUI's own network with the Shapes weights, in the precision ComfyUI chooses.
+
+    Flux if config has an image_model, UNetModel otherwise.
+    """
     device = comfy.model_management.get_torch_device()
     precisions = [torch.float16, torch.bfloat16, torch.float32]
     dtype = comfy.model_management.unet_dtype(model_params=sum(value.numel() for value in weights.values()),
                                               supported_dtypes=precisions)
     manual_cast = comfy.model_management.unet_manual_cast(dtype, device, precisions)
-    base = _base_model({**CONFIG, "dtype": dtype}, prediction=prediction, levels=levels, channels=4,
+    base = _base_model({**config, "dtype": dtype}, prediction=prediction, levels=levels, channels=4,
                        rgb_factors=rgb_factors, rgb_bias=rgb_bias, manual_cast=manual_cast)
     base.diffusion_model.load_state_dict(weights)
     return _patcher(base)
@@ -80,6 +95,7 @@ def _base_model(unet_config: dict, *, prediction: str, levels, channels: int, rg
                 manual_cast: torch.dtype | None = None):
     """ComfyUI's BaseModel for a prediction type and latents of `channels`."""
     import comfy.latent_formats
+    import comfy.ldm.flux.model
     import comfy.model_base
     import comfy.supported_models_base
 
@@ -93,12 +109,20 @@ def _base_model(unet_config: dict, *, prediction: str, levels, channels: int, rg
         latent_format = LatentFormat
         memory_usage_factor = 1.0
         manual_cast_dtype = manual_cast
-        sampling_settings = {"shift": levels.shift} if prediction == "flow" else {}
+        sampling_settings = {}
 
-    kinds = comfy.model_base.ModelType
+    kinds, base = comfy.model_base.ModelType, comfy.model_base.BaseModel
     kind = {"eps": kinds.EPS, "v": kinds.V_PREDICTION, "flow": kinds.FLOW}[prediction]
-    return comfy.model_base.BaseModel(Config(unet_config), model_type=kind,
-                                      device=comfy.model_management.unet_offload_device()).eval()
+    if "image_model" in unet_config:
+        base, kind = comfy.model_base.Flux, kinds.FLUX
+        if "txt_ids_dims" in comfy.ldm.flux.model.FluxParams.__annotations__:  # since ComfyUI 0.6
+            unet_config = {**unet_config, "txt_ids_dims": []}
+        Config.sampling_settings = {"shift": math.log(levels.shift)}
+    elif prediction == "flow":
+        Config.sampling_settings = {"shift": levels.shift}
+    elif levels is not None and levels.zero_terminal:
+        Config.sampling_settings = {"zsnr": True}
+    return base(Config(unet_config), model_type=kind, device=comfy.model_management.unet_offload_device()).eval()
 
 
 def _patcher(base):

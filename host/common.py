@@ -1,25 +1,41 @@
 """What both hosts share: the sampler function that carries a plan, and how guidance rules follow one another."""
+import inspect
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..samplers.clock import FLOW_CLOCK, Clock, clock_of_table
 from ..samplers.linear import Step, run
 from ..samplers.noise import step_noise
-from ..samplers.process import Process
+from ..samplers.process import FLOW, Process
+
+
+def planned(plan_fn: Callable[..., list[Step]], sigmas: list[float], *, process: Process, clock,
+            **options) -> list[Step]:
+    """The steps of a plan; the model's clock, made by clock(), only goes to those that ask for one."""
+    if "clock" in inspect.signature(plan_fn).parameters:
+        options["clock"] = clock() if callable(clock) else clock
+    return plan_fn(sigmas, process=process, **options)
+
+
+def clock_of(process: Process, table: Tensor) -> Clock:
+    """The time a model counts in: sigma itself for flow models, else the places of its table of levels."""
+    return FLOW_CLOCK if process is FLOW else clock_of_table(table.tolist())
 
 
 class Solver:
     """A sampler function in ComfyUI's form, f(model, x, sigmas, ...), that runs the plan of one method.
 
-    process_of(model_patcher) -> Process; process: set to plan in that one whatever the model is.
+    process_of(model_patcher) -> Process, table_of(model_patcher) -> its levels; process: set to plan in that one
+    whatever the model is.
     """
 
-    def __init__(self, plan_fn: Callable[..., list[Step]], options: dict, *, process_of,
+    def __init__(self, plan_fn: Callable[..., list[Step]], options: dict, *, process_of, table_of=None,
                  process: Process | None = None):
         self.plan_and_options = plan_fn, options
-        self.process_of = process_of
+        self.process_of, self.table_of = process_of, table_of
         self.process = process
 
     @property
@@ -33,34 +49,78 @@ class Solver:
         extra_args = extra_args or {}
         plan_fn, options = self.plan_and_options
         levels = sigmas.tolist()  # the one read-back of the schedule, before the first step
-        process = self.process or self.process_of(model.inner_model.model_patcher)
-        steps = plan_fn(levels, process=process, **options)
+        patcher = model.inner_model.model_patcher
+        process = self.process or self.process_of(patcher)
+        steps = planned(plan_fn, levels, process=process, clock=lambda: clock_of(process, self.table_of(patcher)),
+                        **options)
         require_finite(x, f"{self.name} was started on a latent with NaN or infinite values",
                        "check the node that made the LATENT")
-        if noise_sampler is None and any(step.predict.noise_coef for step in steps):
+        if noise_sampler is None and any(step.is_noisy for step in steps):
             noise_sampler = step_noise(model.noise, extra_args.get("seed") or 0, f"{self.name}@{levels[0]:.9g}")
 
+        at = sigmas.new_tensor([step.sigma for step in steps])
+        places = [max(i, sum(level > step.sigma * (1.0 + 1e-6) for level in levels)) for i, step in enumerate(steps)]
         finite = []
         with tqdm(total=len(steps), disable=disable) as bar:
             def report(i: int, x: Tensor, denoised: Tensor, sigma: float) -> None:
-                finite.append(torch.isfinite(denoised).all())
                 if callback is not None:
-                    callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": denoised})
+                    callback({"x": x, "i": places[i], "sigma": at[i], "sigma_hat": at[i], "denoised": denoised})
                 bar.update()
 
             def denoise(x: Tensor, sigma: float) -> Tensor:
-                return model(x, x.new_full((x.shape[0],), sigma), **extra_args)
+                denoised = model(x, x.new_full((x.shape[0],), sigma), **extra_args)
+                finite.append(torch.isfinite(denoised).all())
+                return denoised
 
             x = run(denoise, x, steps, noise_sampler=noise_sampler, callback=report)
-        self._require_finite_steps(torch.stack(finite).tolist(), levels)
+        self._require_finite_calls(torch.stack(finite).tolist(), steps)
         return x
 
-    def _require_finite_steps(self, finite: list[bool], levels: list[float]) -> None:
+    def _require_finite_calls(self, finite: list[bool], steps: list[Step]) -> None:
         if not all(finite):
-            i = finite.index(False)
-            raise ValueError(f"the model returned NaN or infinite values at step {i + 1} of {len(finite)} "
-                             f"(sigma {levels[i]:.4g}) under {self.name}; try a higher precision, a lower CFG, "
+            calls = [(i, sigma) for i, step in enumerate(steps)
+                     for sigma in (step.sigma, *(stage.sigma for stage in step.stages))]
+            i, sigma = calls[finite.index(False)]
+            raise ValueError(f"the model returned NaN or infinite values at step {i + 1} of {len(steps)} "
+                             f"(sigma {sigma:.4g}) under {self.name}; try a higher precision, a lower CFG, "
                              "or another VAE and prompt")
+
+
+class Sampling:
+    """A sampler function in ComfyUI's form around sample_fn(denoise, x, sigmas, process=..., callback=..., **options),
+    for methods that choose their own steps; denoise(x, sigma (B,))."""
+
+    def __init__(self, sample_fn: Callable, options: dict, *, process_of):
+        self.sample_fn, self.options, self.process_of = sample_fn, options, process_of
+
+    @property
+    def name(self) -> str:
+        return self.sample_fn.__name__.removeprefix("sample_")
+
+    @torch.no_grad()
+    def __call__(self, model, x: Tensor, sigmas: Tensor, extra_args=None, callback=None, disable=None,
+                 noise_sampler=None) -> Tensor:
+        """x (B, ...) noisy at sigmas[0] -> the state at sigmas[-1]. Progress counts the levels of sigmas passed."""
+        levels, extra_args = sigmas.tolist(), extra_args or {}
+        require_finite(x, f"{self.name} was started on a latent with NaN or infinite values",
+                       "check the node that made the LATENT")
+        with tqdm(total=len(levels) - 1, disable=disable) as bar:
+            def report(i: int, x: Tensor, denoised: Tensor, sigma: float) -> None:
+                place = min(max(sum(level > sigma for level in levels) - 1, 0), len(levels) - 2)
+                if callback is not None:
+                    at = sigmas.new_tensor(sigma)
+                    callback({"x": x, "i": place, "sigma": at, "sigma_hat": at, "denoised": denoised})
+                bar.update(place + 1 - bar.n)
+
+            def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+                denoised = model(x, sigma, **extra_args)
+                require_finite(denoised, f"the model returned NaN or infinite values at sigma {sigma[0].item():.4g} "
+                                          "under "
+                               f"{self.name}", "try a higher precision, a lower CFG, or another VAE and prompt")
+                return denoised
+
+            return self.sample_fn(denoise, x, levels, process=self.process_of(model.inner_model.model_patcher),
+                                  callback=report, **self.options)
 
 
 def require_finite(x: Tensor, what: str, do: str) -> None:

@@ -10,6 +10,10 @@ def FLOAT(default: float, low: float, high: float, tooltip: str, *, step: float 
     return ("FLOAT", {**limits, "tooltip": tooltip, **options})
 
 
+def BOOLEAN(default: bool, tooltip: str, **options) -> tuple:
+    return ("BOOLEAN", {"default": default, "tooltip": tooltip, **options})
+
+
 def CHOICE(values, tooltip: str, **options) -> tuple:
     values = list(values)
     return (values, {"default": values[0], "tooltip": tooltip, **options})

@@ -1,8 +1,24 @@
-"""Sampler nodes: each builds a SAMPLER from a plan."""
+"""Samplers that integrate exactly in log-SNR, and their corrector; the base of all sampler nodes."""
 from .. import host
+from ..samplers.corrector import VARIANTS, add_corrector
+from ..samplers.dpm_solver import METHODS, plan_dpm_solver
 from ..samplers.dpm_solver_pp import plan_dpm_solver_pp
 from ..samplers.exponential_adams import plan_exponential_adams
-from .inputs import CHOICE, ETA, INT, S_NOISE
+from ..samplers.jump import jump
+from ..samplers.unipc import plan_unipc
+from .inputs import BOOLEAN, CHOICE, ETA, FLOAT, INT, S_NOISE, SOCKET
+
+METHOD_TIP = ("multistep: one model call a step, from the last steps' predictions. singlestep: `order` calls in "
+              "every step. "
+              "grouped: one call for each interval of the schedule, `order` of them make a step. fast: as grouped, on "
+              "levels of its own.")
+THIRD_ORDER_TERM = CHOICE(["exact", "reference"], "Order 3 multistep only: reference repeats the published code, "
+                                                  "whose last "
+                          "term is half of what it should be; exact is third order.", advanced=True)
+R1 = FLOAT(0.0, 0.0, 0.99, "Where singlestep first calls the model inside a step, as a share of the step in log-SNR; "
+                           "0 is the "
+           "paper's 1/2 (order 2) or 1/3.", advanced=True)
+R2 = FLOAT(0.0, 0.0, 0.99, "Where order 3 singlestep calls it again; 0 is 2/3.", advanced=True)
 
 
 class SolverNode:
@@ -32,8 +48,8 @@ class OdeonSamplerExponentialAdams(SolverNode):
 
 class OdeonSamplerDPMSolverPP(SolverNode):
     TITLE = "DPM-Solver++"
-    DESCRIPTION = "DPM-Solver++ multistep: 2M or 3M, one model call a step, no added noise."
-    SEARCH_ALIASES = ["dpmpp", "dpm++", "2m", "3m", "dpm solver", "dpmpp_2m", "cheng lu"]
+    DESCRIPTION = "DPM-Solver++ of order 1 to 3, multistep (2M, 3M) or singlestep (2S, 3S), no added noise."
+    SEARCH_ALIASES = ["dpmpp", "dpm++", "2m", "3m", "2s", "dpm solver", "dpmpp_2m", "cheng lu"]
     PLAN = staticmethod(plan_dpm_solver_pp)
 
     @classmethod
@@ -46,10 +62,98 @@ class OdeonSamplerDPMSolverPP(SolverNode):
             "lower_order_below": INT(10, 0, 100, "Schedules with fewer steps than this end on lower orders, which "
                                      "keeps few-step pictures stable. 10 is the reference; 0 never (ComfyUI's "
                                      "dpmpp_2m).", advanced=True),
-            "third_order_term": CHOICE(["exact", "reference"], "Order 3 only: reference repeats the published code, "
-                                       "whose last term is half of what it should be; exact is third order.",
-                                       advanced=True),
+            "third_order_term": THIRD_ORDER_TERM,
+        }, "optional": {  # later than the rest: prompts saved before have none of these
+            "method": CHOICE(METHODS, METHOD_TIP), "r1": R1, "r2": R2,
         }}
 
 
-NODES = (OdeonSamplerExponentialAdams, OdeonSamplerDPMSolverPP)
+class OdeonSamplerDPMSolver(SolverNode):
+    TITLE = "DPM-Solver"
+    DESCRIPTION = "DPM-Solver of order 1 to 3 in the noise prediction: for models without guidance, or at low CFG."
+    SEARCH_ALIASES = ["dpm solver", "dpm_2", "dpm fast", "dpm_fast", "exponential integrator", "cheng lu"]
+    PLAN = staticmethod(plan_dpm_solver)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "order": INT(2, 1, 3, "Model calls that one step combines; 1 is DDIM."),
+            "method": CHOICE(METHODS, METHOD_TIP, default="singlestep"),
+            "solver_type": CHOICE(["dpmsolver", "taylor"], "Two weightings of the same order; dpmsolver is the "
+                                                           "paper's."),
+            "lower_order_below": INT(10, 0, 100, "Multistep: schedules with fewer steps than this end on lower orders. "
+                                     "10 is the reference, 0 never.", advanced=True),
+            "third_order_term": THIRD_ORDER_TERM, "r1": R1, "r2": R2,
+        }}
+
+
+class OdeonSamplerUniPC(SolverNode):
+    TITLE = "UniPC"
+    DESCRIPTION = "Predictor and corrector of order 1 to 4 with one model call a step: strong at 5 to 10 steps."
+    SEARCH_ALIASES = ["uni_pc", "uni_pc_bh2", "unified predictor corrector", "unip", "unic", "wenliang zhao"]
+    PLAN = staticmethod(plan_unipc)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "order": INT(2, 1, 4, "Predictions the predictor uses; the corrector adds one order. 2 with CFG, 3 "
+                                  "without."),
+            "variant": CHOICE(VARIANTS, "Weight of a single difference: bh2 and bh1 as published, vary_coeff exactly. "
+                              "They differ at orders 1 and 2 only."),
+            "prediction": CHOICE(["data", "noise"], "What is extrapolated: the predicted picture, steady at high "
+                                                    "CFG, or "
+                                 "the predicted noise."),
+            "use_corrector": BOOLEAN(True, "Redo each step with the prediction at its end, at no extra model call."),
+            "lower_order_final": BOOLEAN(True, "End on orders ..., 2, 1: steadier at few steps, order 2 at many.",
+                                         advanced=True),
+            "uncorrected": INT(0, 0, 100, "So many first steps are not redone; 1 helps at very high CFG.",
+                               advanced=True),
+        }}
+
+
+class WrapNode:
+    """A node whose inputs are a SAMPLER and exactly the options of WRAP, a function of steps to steps."""
+    RETURN_TYPES = ("SAMPLER",)
+    FUNCTION = "build"
+    CATEGORY = "Odeon/samplers/wrappers"
+
+    def build(self, sampler, **options):
+        return (host.wrapped(sampler, self.WRAP, **options),)
+
+
+class OdeonWrapUniC(WrapNode):
+    TITLE = "UniC corrector"
+    DESCRIPTION = "Raises a sampler's order by one at no extra model call: each step is redone with what its end shows."
+    SEARCH_ALIASES = ["unic", "corrector", "unipc", "predictor corrector"]
+    OUTPUT_TOOLTIPS = ("The sampler with its corrector.",)
+    WRAP = staticmethod(add_corrector)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "sampler": SOCKET("SAMPLER", "One of Odeon's that calls the model once a step and adds no noise."),
+            "order": INT(2, 1, 4, "Of the corrector: the sampler's own order is enough to gain one."),
+            "variant": CHOICE(VARIANTS, "Weight of a single difference at order 1: bh2, bh1 or exactly (vary_coeff)."),
+            "uncorrected": INT(0, 0, 100, "So many first steps are not redone.", advanced=True),
+        }}
+
+
+class OdeonWrapODEJump(WrapNode):
+    TITLE = "ODE-Jump"
+    DESCRIPTION = "Ends a sampler early, at a level you choose, with the prediction, which settles before the state."
+    SEARCH_ALIASES = ["ode jump", "early stop", "denoising trajectory", "skip last steps"]
+    OUTPUT_TOOLTIPS = ("The sampler that ends early.",)
+    WRAP = staticmethod(jump)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "sampler": SOCKET("SAMPLER", "One of Odeon's that has steps from the schedule."),
+            "jump_sigma": FLOAT(0.5, 0.001, 1000.0, "At the first level at or below this the prediction is the "
+                                                    "result. 0.3 to 1 "
+                                "suits SD, 0.1 to 0.3 flow models.", step=0.001),
+        }}
+
+
+NODES = (OdeonSamplerExponentialAdams, OdeonSamplerDPMSolverPP, OdeonSamplerDPMSolver, OdeonSamplerUniPC,
+         OdeonWrapUniC, OdeonWrapODEJump)

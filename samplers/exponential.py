@@ -8,14 +8,14 @@ def decay(eta: float, h: float) -> float:
 
 
 def exponential_moment(k: int, z: float) -> float:
-    """Integral over u in [0, 1] of z exp(-z (1 - u)) u^k, for z >= 0; 1 at z = inf. Equals z k! phi_{k+1}(-z).
+    """Integral over u in [0, 1] of z exp(-z (1 - u)) u^k, for any z; 1 at z = inf. Equals z k! phi_{k+1}(-z).
 
-    Below z = 2 by its Taylor series, above by the recursion m_k = 1 - (k / z) m_{k-1}: each is the one of
+    Below |z| = 2 by its Taylor series, above by the recursion m_k = 1 - (k / z) m_{k-1}: each is the one of
     the two without cancellation.
     """
     if math.isinf(z):
         return 1.0
-    if z < 2.0:
+    if abs(z) < 2.0:
         term = total = z / (k + 1)
         for n in range(1, 40):
             term *= -z / (k + 1 + n)
@@ -53,3 +53,19 @@ def _monic(roots: list[float]) -> list[float]:
         shifted = [0.0, *coefs]
         coefs = [high - root * low for high, low in zip(shifted, [*coefs, 0.0])]
     return coefs
+
+
+def solve(rows: list[list[float]], right: list[float]) -> list[float]:
+    """The solution of a small system of linear equations, by elimination with pivots."""
+    rows, size = [[*row, value] for row, value in zip(rows, right)], len(rows)
+    for i in range(size):
+        pivot = max(range(i, size), key=lambda k: abs(rows[k][i]))
+        rows[i], rows[pivot] = rows[pivot], rows[i]
+        for k in range(i + 1, size):
+            factor = rows[k][i] / rows[i][i]
+            rows[k] = [a - factor * b for a, b in zip(rows[k], rows[i])]
+    solution = [0.0] * size
+    for i in reversed(range(size)):
+        known = math.fsum(rows[i][k] * solution[k] for k in range(i + 1, size))
+        solution[i] = (rows[i][size] - known) / rows[i][i]
+    return solution

@@ -10,6 +10,7 @@ class Process(NamedTuple):
     name: str
     alpha: Callable[[float], float]
     sigma_limit: float
+    sigma: Callable[[float], float]  # the level of a finite lambda
 
     def lams(self, sigmas: list[float]) -> list[float]:
         """log(alpha / sigma) of each level, half the log-SNR: -inf where alpha = 0, +inf where sigma = 0.
@@ -41,5 +42,5 @@ def _short(sigmas: list[float]) -> str:
     return f"[{shown}{', ...' if len(sigmas) > 8 else ''}]"
 
 
-VE = Process("VE", lambda sigma: 1.0, math.inf)
-FLOW = Process("flow", lambda sigma: max(0.0, 1.0 - sigma), 1.0)
+VE = Process("VE", lambda sigma: 1.0, math.inf, lambda lam: math.exp(-lam))
+FLOW = Process("flow", lambda sigma: max(0.0, 1.0 - sigma), 1.0, lambda lam: 1.0 / (1.0 + math.exp(lam)))

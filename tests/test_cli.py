@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from odeon.cli import app
 from odeon.host.workflow import load
+from odeon.models.shapes import draw_shapes
 
 QUICKSTART = ROOT / "workflows" / "quickstart.json"
 
@@ -133,6 +134,53 @@ def test_bad_files_folders_and_hosts_end_with_one_message(tmp_path):
                "--host must be auto, embedded, comfyui or")
     fails_with(odeon("run", QUICKSTART, "--out", tmp_path, "--host", "http://127.0.0.1:9"), "no ComfyUI answers at")
     fails_with(odeon("nodes", "OdeonNothing"), "Odeon has no node 'OdeonNothing'")
+
+
+CHECKPOINT = ROOT / "workflows" / "shapes_checkpoint.json"
+
+
+@pytest.mark.parametrize(("setting", "message"), [
+    ("EmptyLatentImage.width=100", "node 4 (EmptyLatentImage): input 'width' must be 16 plus a multiple of 8, got 100"),
+    ("EmptyLatentImage.batch_size=0", "input 'batch_size' must lie in 1 to 4096, got 0"),
+    ("OdeonShapesCheckpoint.model=sdxl", "input 'model' must be one of shapes-unet"),
+])
+def test_what_a_shapes_checkpoint_can_t_do_is_named(tmp_path, setting, message):
+    fails_with(run(CHECKPOINT, "--set", setting, out=tmp_path), message)
+
+
+def test_unknown_words_are_named_and_the_rest_is_drawn(tmp_path, caplog):
+    result = run(CHECKPOINT, "--set", "2.text=a red dragon star on sand", "--set", "KSampler.steps=2",
+                 "--set", "EmptyLatentImage.batch_size=1", out=tmp_path)
+    assert result.exit_code == 0 and len(result.stdout.split()) == 1
+    assert "know no word like dragon" in caplog.text
+
+
+def test_judge_reads_folders_and_workflows(tmp_path):
+    drawn = tmp_path / "drawn"
+    drawn.mkdir()
+    images, captions = draw_shapes(40, 128, 5, 2)
+    for i, image in enumerate(images):
+        Image.fromarray((image.numpy() * 255.0).round().astype(np.uint8)).save(drawn / f"{i:02}.png")
+    fails_with(odeon("judge", drawn), "carries no prompt with a shape; write")
+    (drawn / "captions.txt").write_text("\n".join(captions))
+    result = odeon("judge", drawn, "--reference", drawn)
+    assert result.exit_code == 0, result.output
+    figures = {line.split()[0]: float(line.split()[1]) for line in result.stdout.splitlines()[1:]}
+    assert figures["object"] > 97.0 and figures["to_reference"] == 0.0 and figures["sharpness"] > 90.0
+    (drawn / "captions.txt").write_text("\n".join(captions[:3]))
+    fails_with(odeon("judge", drawn), "needs a line for each of the 40 pictures, has 3")
+
+    made = odeon("judge", CHECKPOINT, "--out", tmp_path / "made")
+    assert made.exit_code == 0 and made.stdout.startswith("4 pictures")
+    again = odeon("judge", tmp_path / "made" / "odeon")
+    assert again.stdout == made.stdout, "the prompt inside the pictures was not found"
+
+
+def test_what_judge_can_t_read_is_named(tmp_path):
+    fails_with(odeon("judge", tmp_path / "gone"), "does not exist; give a folder of pictures or a workflow")
+    fails_with(odeon("judge", tmp_path), "has no pictures")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing")
+    fails_with(odeon("judge", tmp_path), "broken.png can't be read")
 
 
 def test_check_lists_every_problem_at_once(tmp_path):

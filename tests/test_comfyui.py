@@ -11,15 +11,18 @@ from odeon import NODE_CLASS_MAPPINGS
 from odeon.host import server
 from odeon.host.embedded.context import Events
 
-SCRIPT = ROOT / "tests" / "in_comfyui.py"
-CHECKS = re.findall(r"^def (check_\w+)", SCRIPT.read_text(), re.MULTILINE)
+SCRIPTS = sorted((ROOT / "tests").glob("in_comfyui*.py"))
+CHECKS = [check for script in SCRIPTS for check in re.findall(r"^def (check_\w+)", script.read_text(), re.MULTILINE)]
 
 
 @pytest.fixture(scope="session")
 def results(root):
-    run = subprocess.run([server.interpreter_of(root), SCRIPT, root], cwd=root, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr[-2000:]
-    return json.loads(run.stdout.strip().splitlines()[-1])
+    found = {}
+    for script in SCRIPTS:
+        run = subprocess.run([server.interpreter_of(root), script, root], cwd=root, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr[-2000:]
+        found |= json.loads(run.stdout.strip().splitlines()[-1])
+    return found
 
 
 @each_comfyui()

@@ -222,7 +222,7 @@ def test_bad_input_is_named(change, message):
 
 def test_a_model_that_breaks_down_names_the_step():
     model, clip, _ = closed_form()
-    model.apply_model = lambda x, sigma, context, options: x * float("nan") if sigma[0] < 1.0 else x
+    model.apply_model = lambda x, sigma, *_: x * float("nan") if sigma[0] < 1.0 else x
     with pytest.raises(ValueError,
                        match=r"NaN or infinite values at step 7 of 8 \(sigma 0\.\d+\) under exponential_adams"):
         run(model, clip, cfg=1.0)
@@ -273,3 +273,29 @@ def test_primitives_and_reroute():
                         ("PrimitiveBoolean", True)):
         assert call(name, value=value) == (value,)
     assert call("Reroute", value="anything") == ("anything",)
+
+
+def test_patches_stay_on_their_copy_of_a_model():
+    from odeon.host.embedded import make_network
+    from odeon.models.weights import shapes_network
+
+    for name, place in (("shapes-unet", ("attn2", "middle", 0)), ("shapes-dit", ("dit", "single_block", 1))):
+        trained = shapes_network(name)
+        model = make_network(trained.config, trained.weights, prediction=trained.prediction, levels=trained.levels,
+                             rgb_factors=[], rgb_bias=[])
+        calls = []
+
+        def patch(*args, calls=calls):
+            calls.append(args)
+            return args[1]["original_block"](args[0]) if len(args) == 2 else torch.zeros_like(args[0])
+
+        patched = model.clone()
+        patched.set_model_patch_replace(patch, *place)
+        again = patched.clone()
+        again.set_model_patch_replace(patch, place[0], place[1], 5)
+        inputs = (torch.randn(2, 4, 16, 16), torch.full((2,), 0.7), torch.randn(1, 16, 64), {}, torch.randn(1, 64))
+        plain, out = model.apply_model(*inputs), patched.apply_model(*inputs)
+        assert len(calls) == 1 and plain.shape == out.shape == (2, 4, 16, 16)
+        assert torch.equal(plain, out) == (place[0] == "dit")  # there the block was called, here its output zeroed
+        assert torch.equal(model.apply_model(*inputs), plain) and len(calls) == 1
+        assert len(patched.model_options["transformer_options"]["patches_replace"][place[0]]) == 1

@@ -14,7 +14,7 @@ NODES = sorted(NODE_CLASS_MAPPINGS)
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 SOCKETS = {"MODEL", "CLIP", "VAE", "LATENT", "IMAGE", "MASK", "SIGMAS", "SAMPLER", "GUIDER", "NOISE", "CONDITIONING"}
 CORES = {name: getattr(cls, attribute) for name, cls in NODE_CLASS_MAPPINGS.items()
-         for attribute in ("PLAN", "SCHEDULE", "RULE") if hasattr(cls, attribute)}
+         for attribute in ("PLAN", "SAMPLE", "WRAP", "SCHEDULE", "RULE") if hasattr(cls, attribute)}
 
 
 def inputs(name):
@@ -51,7 +51,8 @@ def test_every_input_is_valid_and_explained(name):
 @pytest.mark.parametrize("name", sorted(CORES))
 def test_inputs_are_the_core_s_options_and_defaults(name):
     parameters = inspect.signature(CORES[name]).parameters
-    given = {"sigmas", "process", "cond", "uncond", "average", "scale", "model"}  # what the host supplies
+    given = {"sigmas", "process", "clock", "phi", "steps", "orders", "sampler", "x", "callback", "cond", "uncond",
+             "average", "scale", "model"}  # what the host supplies
     options = {key: value.default for key, value in parameters.items() if key not in given}
     shown = {key: spec for key, spec in inputs(name).items() if key not in given}
     assert list(shown) == list(options)

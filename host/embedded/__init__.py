@@ -1,21 +1,32 @@
 """The embedded runner's side of the seam: models, conditioning and sampling without ComfyUI."""
+from ...models.dit import ShapesDiT
 from ...models.unet import ShapesUNet
 from ...samplers.process import Process
-from ..common import Solver
+from ..common import Sampling, Solver
 from .model import Clip, Model, Vae
 from .sampling import Sampler
 
-__all__ = ["make_clip", "make_model", "make_unet", "make_vae", "patch_guidance", "process_of", "solver"]
+__all__ = ["make_clip", "make_model", "make_network", "make_vae", "patch_guidance", "process_of", "sampler",
+           "solver"]
 
 
 def solver(plan_fn, **options) -> Sampler:
     """A SAMPLER that runs the plan of plan_fn(sigmas, process=..., **options)."""
-    return Sampler(Solver(plan_fn, options, process_of=process_of))
+    return Sampler(Solver(plan_fn, options, process_of=process_of, table_of=_table_of))
+
+
+def sampler(sample_fn, **options) -> Sampler:
+    """A SAMPLER that runs sample_fn(model, x, sigmas, process=..., callback=..., **options), which picks its steps."""
+    return Sampler(Sampling(sample_fn, options, process_of=process_of))
 
 
 def process_of(model: Model) -> Process:
     """VE or FLOW, by what the MODEL predicts."""
     return model.get_model_object("model_sampling").process
+
+
+def _table_of(model: Model):
+    return model.get_model_object("model_sampling").levels.sigmas
 
 
 def patch_guidance(model: Model, start) -> Model:
@@ -34,10 +45,10 @@ def make_model(network, *, prediction: str, levels, channels: int, rgb_factors: 
     return Model(network, prediction=prediction, levels=levels, channels=channels)
 
 
-def make_unet(weights: dict, *, prediction: str, levels, rgb_factors: list[list[float]],
-              rgb_bias: list[float]) -> Model:
-    """A MODEL of the Shapes UNet with these weights."""
-    network = ShapesUNet()
+def make_network(config: dict, weights: dict, *, prediction: str, levels, rgb_factors: list[list[float]],
+                 rgb_bias: list[float]) -> Model:
+    """A MODEL of a Shapes network, a transformer if config has an image_model and a UNet otherwise."""
+    network = ShapesDiT(config) if "image_model" in config else ShapesUNet()
     network.load_state_dict(weights)
     return Model(network.eval().requires_grad_(False), prediction=prediction, levels=levels, channels=4)
 

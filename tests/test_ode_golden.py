@@ -1,0 +1,146 @@
+"""Every recorded run of reference code is repeated: the deterministic samplers on the exact mixture, in float64."""
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from gmm import denoise
+
+from odeon.samplers.accelerated_ddim import plan_accelerated_ddim
+from odeon.samplers.bdia import plan_bdia
+from odeon.samplers.clock import Clock
+from odeon.samplers.ddim import plan_ddim
+from odeon.samplers.deis import plan_deis
+from odeon.samplers.dpm_solver import plan_dpm_solver
+from odeon.samplers.dpm_solver_pp import plan_dpm_solver_pp
+from odeon.samplers.edm_heun import plan_edm_heun
+from odeon.samplers.gradient_estimation import plan_gradient_estimation
+from odeon.samplers.lambda_ddim import plan_lambda_ddim
+from odeon.samplers.linear import run
+from odeon.samplers.momentum import plan_momentum
+from odeon.samplers.pndm import plan_pndm
+from odeon.samplers.unipc import plan_unipc
+
+FOLDER = Path(__file__).parent / "golden" / "solvers"
+RK = {"1euler": "euler", "2heun": "heun2", "3kutta": "kutta3", "3ral": "ralston3", "3heun": "heun3", "3vdh": "vdh3",
+      "3ssprk": "ssprk3", "4rk": "rk4"}
+
+
+def explicit(settings):
+    """The reference's grid: given, or even in log sigma with one level for each model call or each step."""
+    if "sigmas" in settings:
+        return settings["sigmas"] + [0.0] * settings["denoise_to_zero"]
+    count = settings["steps"] // (settings["order"] if settings["method"] == "singlestep_fixed" else 1)
+    high, low = math.log(settings["sigma_max"]), math.log(settings["sigma_min"])
+    return [math.exp(high + (low - high) * i / count) for i in range(count + 1)]
+
+
+def dpm(settings, plan, solver_type):
+    method = {"singlestep": "grouped", "singlestep_fixed": "singlestep"}.get(settings["method"], "multistep")
+    if method == "grouped" and "sigmas" not in settings:
+        method = "fast"
+    return plan(explicit(settings), order=settings["order"], method=method, solver_type=solver_type,
+                lower_order_below=10 * settings["lower_order_final"], third_order_term="reference")
+
+
+def dpm_solver(settings):
+    return dpm(settings, plan_dpm_solver, settings["solver_type"])
+
+
+def dpm_solver_pp(settings):
+    return dpm(settings, plan_dpm_solver_pp, {"dpmsolver": "midpoint"}.get(settings["solver_type"], "taylor"))
+
+
+def ddim_eta(settings):
+    return plan_ddim(settings["sigmas_ve"], eta=settings["eta"])
+
+
+def edm_heun(settings):
+    return plan_edm_heun(settings["sigmas"], s_churn=settings.get("S_churn", 0.0), s_min=settings.get("S_min", 0.0),
+                         s_max=settings.get("S_max", 1e9), s_noise=settings.get("S_noise", 1.0))
+
+
+def pndm(settings):
+    """The reference looks its levels up in a table whose first entry is time -1; times between are cut off."""
+    betas = torch.linspace(0.00085 ** 0.5, 0.012 ** 0.5, 1000, dtype=torch.float64) ** 2
+    alphas_cumprod = torch.cumprod(1.0 - betas, dim=0)
+    table = ((1.0 - alphas_cumprod) / alphas_cumprod).sqrt()
+    clock = Clock(lambda sigma: int((table.log() - math.log(sigma)).abs().argmin()) - 1,
+                  lambda time: table[math.floor(time + 1e-9) + 1].item())
+    if settings["method"] == "DDIM":
+        return plan_ddim(settings["sigmas_ve"])
+    variant = {"FON": "FON-published"}.get(settings["method"], settings["method"])
+    return plan_pndm(settings["sigmas_ve"], variant=variant, clock=clock)
+
+
+def deis(settings):
+    if settings["method"] == "ipndm":
+        return plan_pndm(settings["sigmas_ve"], variant="iPNDM", max_order=settings["ab_order"] + 1)
+    variant = {"t_ab": "tAB", "rho_ab": "rhoAB", "rho_rk": "rhoRK"}[settings["method"]]
+    return plan_deis(settings["sigmas_ve"], variant=variant, ab_order=settings["ab_order"], time_map="linear_vp",
+                     rk=RK.get(settings["rk_method"], "heun2"))
+
+
+def unipc(settings):
+    return plan_unipc(settings["sigmas"] + [0.0] * settings["denoise_to_zero"], order=settings["order"],
+                      variant=settings["variant"], prediction="data" if settings["predict_x0"] else "noise",
+                      lower_order_final=settings["lower_order_final"])
+
+
+def momentum(settings):
+    method = {"PLMSWithHBScheduler": "hb", "GHVBScheduler": "ghvb", "PLMSWithNTScheduler": "nesterov"}.get(
+        settings["class"], "dpmpp_2m_hb")
+    option = {"beta": settings["beta"]} if method == "dpmpp_2m_hb" else {"order": settings["order"]}
+    return plan_momentum(settings["sigmas"], method=method, **option)
+
+
+def gradient_estimation(settings):
+    return plan_gradient_estimation(settings["sigmas"], gamma=settings["gam"], mu=settings["mu"], last="follow")
+
+
+def accelerated_ddim(settings):
+    plan = plan_accelerated_ddim if settings["fn"].endswith("accelerated") else plan_ddim
+    return plan(settings["sigmas_ve"], **({"last": "follow"} if plan is plan_accelerated_ddim else {}))
+
+
+def bdia(settings):
+    return plan_bdia(settings["sigmas_ve"], gamma=settings["gamma"])
+
+
+def conjugate_ddim(settings):
+    return plan_lambda_ddim(settings["sigmas_ve"], lam=settings["lam"], phi=settings["Phi"])
+
+
+def quadrature_ddim(settings):
+    return plan_lambda_ddim(settings["sigmas_ve"], lam=settings["lam"])
+
+
+CASES = (dpm_solver, dpm_solver_pp, ddim_eta, edm_heun, pndm, deis, unipc, momentum, gradient_estimation,
+         accelerated_ddim, bdia, conjugate_ddim, quadrature_ddim)
+# the reference integrates by sums and adaptive steps there
+TOLERANCES = {"t_ab": 5e-5, "rho_ab": 2e-6, "conjugate_ddim": 1e-8, "quadrature_ddim": 1e-3}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_golden_parity(case):
+    name = case.__name__.replace("quadrature", "conjugate")
+    golden = json.loads((FOLDER / f"{name}.json").read_text())
+    assert golden["runs"]
+    for entry in golden["runs"]:
+        settings, calls = entry["settings"], []
+        steps = case(settings)
+        # the reference draws where it then multiplies by 0 too
+        drawn = [noise for noise, step in zip(entry.get("noises", ()), steps) if step.is_noisy]
+        noises = iter(torch.tensor(drawn, dtype=torch.float64))
+        start, wanted = (torch.tensor(values, dtype=torch.float64).reshape(-1, 16)
+                         for values in (golden["starts"][entry["start"]], entry["x_final"]))
+
+        def model(x, sigma, calls=calls):
+            calls.append(sigma)
+            return denoise(x, sigma)
+
+        out = run(model, start, steps, noise_sampler=lambda sigma, sigma_next, noises=noises: next(noises))
+        tolerance = TOLERANCES.get(case.__name__, TOLERANCES.get(settings.get("method"), 1e-9))
+        assert (out - wanted).abs().max() < tolerance, settings
+        assert len(calls) == settings.get("nfe", len(calls)), settings
