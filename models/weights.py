@@ -16,7 +16,8 @@ from .unet import CONFIG
 FOLDER = Path(__file__).parent / "weights"
 VERSION = "0.1.0"
 # name -> configuration, prediction, levels
-NETWORKS = {"shapes-unet": (CONFIG, "eps", partial(DiscreteLevels, rounded=True))}
+NETWORKS = {"shapes-unet": (CONFIG, "eps", partial(DiscreteLevels, rounded=True)),
+            "shapes-unet-v": (CONFIG, "v", partial(DiscreteLevels, rounded=True, zero_terminal=True))}
 NETWORKS |= {name: (CONFIGS[name], "flow", partial(FlowLevels, count=10000, top=1.0)) for name in CONFIGS}
 
 

@@ -61,7 +61,7 @@ class VelocityUNetRecipe(UNetRecipe):
 
     Source: Salimans & Ho 2022, arXiv 2202.00512; Lin et al. 2023, arXiv 2305.08891 (zero terminal SNR).
     """
-    name, steps, rate, starts_from = "shapes-unet-v", 900, 4e-4, "shapes-unet"
+    name, steps, rate, starts_from = "shapes-unet-v", 600, 4e-4, "shapes-unet"
     levels = DiscreteLevels(zero_terminal=True)
 
     def target(self, batch: Batch, sigma: Tensor) -> tuple[Tensor, Tensor]:
