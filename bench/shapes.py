@@ -1,6 +1,5 @@
 """What the models of the Shapes family draw, measured by the judge, and what they cost."""
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -19,6 +18,8 @@ from ..models.weights import FOLDER, NETWORKS, card, shapes_autoencoder, shapes_
 
 COUNTS = (1, 2, 3)
 STEPS = (2, 3, 5, 8, 12, 20, 50)
+# models that are used otherwise: steps and schedule (all others: STEPS, "normal")
+USED = {"shapes-unet-few": ((1, 2, 3, 4, 8), "sgm_uniform")}
 SEED = 24
 PART = 32
 
@@ -59,24 +60,30 @@ def captions_of(objects: tuple[int, ...], count: int) -> list[str]:
 
 
 def measure_model(name: str, *, scales: tuple[float, ...], count: int) -> dict:
-    """Figures by CFG and number of things at 50 steps, and by steps at the first scale on one to three things."""
+    """Figures by CFG and number of things at the most steps (a model in USED: the fewest), and by steps at the first
+    scale on one to three things; distances are to shapes-unet-v's 50 steps for a model in USED."""
     parts, judge = load(name), shapes_judge()
+    counts, scheduler = USED.get(name, (STEPS, "normal"))
+    best = counts[0] if name in USED else counts[-1]
     mixed = captions_of(COUNTS, count)
-    total = len(scales) * len(COUNTS) * count * 50 + count * sum(STEPS)
+    total = len(scales) * len(COUNTS) * count * best + count * (sum(counts) + 50 * (name in USED))
     with tqdm(total=total, desc=name, unit="picture step") as progress:
         by_cfg = {}
         for cfg in scales:
             by_cfg[f"{cfg:g}"] = row = {}
             for objects in COUNTS:
                 asked = captions_of((objects,), count)
-                made = pictures(parts, asked, cfg=cfg, steps=50, progress=progress)
+                made = pictures(parts, asked, cfg=cfg, steps=best, scheduler=scheduler, progress=progress)
                 row[f"things_{objects}"] = _rounded(judge_pictures(judge, made, asked).together)
-        reference = pictures(parts, mixed, cfg=scales[0], steps=50, progress=progress)
+        teacher = load("shapes-unet-v") if name in USED else parts
+        reference = pictures(teacher, mixed, cfg=scales[0], steps=50, scheduler=scheduler, progress=progress)
         by_steps = {}
-        for steps in STEPS:
-            made = reference if steps == 50 else pictures(parts, mixed, cfg=scales[0], steps=steps, progress=progress)
+        for steps in counts:
+            made = reference if steps == 50 else pictures(parts, mixed, cfg=scales[0], steps=steps,
+                                                          scheduler=scheduler, progress=progress)
             by_steps[str(steps)] = _rounded(judge_pictures(judge, made, mixed, reference=reference).together)
-    return {"count": count, "by_cfg": by_cfg, "cfg_of_steps": scales[0], "by_steps": by_steps}
+    return {"count": count, "steps_of_cfg": best, "scheduler": scheduler, "by_cfg": by_cfg, "cfg_of_steps": scales[0],
+            "by_steps": by_steps}
 
 
 def _rounded(figures: dict[str, float]) -> dict[str, float]:
@@ -91,6 +98,8 @@ def measure_cost(name: str) -> dict[str, float]:
 
 
 def _cost(name: str) -> None:
+    import resource  # not on Windows
+
     started = time.perf_counter()
     parts = load(name)
     loaded = time.perf_counter()

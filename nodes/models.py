@@ -48,9 +48,9 @@ class OdeonShapesCheckpoint:
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"model": CHOICE(NETWORKS, "shapes-unet predicts noise as SD1.5 does, -v velocity "
-                                             "from pure noise on; shapes-dit is a flow transformer as Flux, -small its "
-                                             "cheap sister.")}}
+        return {"required": {"model": CHOICE(NETWORKS, "shapes-unet predicts noise as SD1.5 does, -v velocity from "
+                                             "pure noise on, -few is its student for a single step at CFG 1; "
+                                             "shapes-dit is a flow transformer as Flux, -small its cheap sister.")}}
 
     def load(self, model):
         trained, codec = shapes_network(model), shapes_autoencoder()

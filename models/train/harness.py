@@ -61,7 +61,7 @@ class Optimizers:
     """
 
     def __init__(self, model: nn.Module, matrices: list[nn.Parameter], rate: float):
-        self.pairs = [(weight, nn.Parameter(weight.data.flatten(1))) for weight in matrices]
+        self.pairs = [(weight, nn.Parameter(weight.data.view(len(weight), -1))) for weight in matrices]
         taken = {id(weight) for weight in matrices}
         others = [weight for weight in model.parameters() if id(weight) not in taken]
         self.members = [torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.99), weight_decay=0.01)]
