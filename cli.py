@@ -18,7 +18,7 @@ from .host import server
 from .host.embedded import graph
 from .host.embedded.context import Context, Events, running
 from .host.embedded.core_nodes import CORE_NODES
-from .host.embedded.files import make_folder
+from .host.embedded.files import make_folder, open_picture, pixels_of
 from .host.workflow import Workflow, WorkflowError, describe, inputs_of, load
 from .models.judge import is_caption
 
@@ -231,22 +231,13 @@ def _pictures_in(folder: Path) -> list[Path]:
 
 
 def _read_pictures(paths: list[Path]) -> torch.Tensor:
-    """Pictures (B, 3, H, W) in [-1, 1]. Raises WorkflowError naming a file that is none or has another size."""
-    import numpy as np
-    from PIL import Image
-
-    pictures = []
-    for path in paths:
-        try:
-            with Image.open(path) as image:
-                pixels = np.asarray(image.convert("RGB"))
-        except OSError as error:
-            raise WorkflowError(f"{path} can't be read as a picture: {error}") from error
-        if pictures and pixels.shape != pictures[0].shape:
-            raise WorkflowError(f"pictures need one size; {path} has {pixels.shape[1]} x {pixels.shape[0]} px, "
+    """Pictures (B, 3, H, W) in [-1, 1]. Raises ValueError naming a file that is none or has another size."""
+    pictures = [pixels_of(open_picture(path)) for path in paths]
+    for path, picture in zip(paths, pictures):
+        if picture.shape != pictures[0].shape:
+            raise WorkflowError(f"pictures need one size; {path} has {picture.shape[1]} x {picture.shape[0]} px, "
                                 f"{paths[0].name} {pictures[0].shape[1]} x {pictures[0].shape[0]}")
-        pictures.append(pixels)
-    return torch.from_numpy(np.stack(pictures)).movedim(-1, 1).float() / 127.5 - 1.0
+    return torch.stack(pictures).movedim(-1, 1) * 2.0 - 1.0
 
 
 def _captions_of(paths: list[Path]) -> list[str]:

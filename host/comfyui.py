@@ -1,18 +1,22 @@
 """ComfyUI's side of the seam: samplers, models and patches made of ComfyUI's own classes."""
 import math
+import os
+from pathlib import Path
 
 import comfy.model_management
 import comfy.model_patcher
 import comfy.model_sampling
 import comfy.patcher_extension
+import comfy.sample
 import comfy.samplers
 import torch
 
 from ..samplers.process import FLOW, VE, Process
-from .common import Sampling, Solver, follow_rule
+from .common import Sampling, Solver, clock_of, follow_rule
+from .measuring import Measuring, fingerprint
 
-__all__ = ["make_clip", "make_model", "make_network", "make_vae", "patch_guidance", "process_of", "sampler",
-           "solver"]
+__all__ = ["folder", "identity", "make_clip", "make_model", "make_network", "make_vae", "measured", "noise",
+           "patch_guidance", "patch_prediction", "patches_of", "process_of", "sampler", "solver"]
 
 _RULES = "odeon_rules"  # key of a run's own rules in its transformer_options
 
@@ -24,7 +28,8 @@ def solver(plan_fn, **options):
 
 def sampler(sample_fn, **options):
     """A SAMPLER that runs sample_fn(model, x, sigmas, process=..., callback=..., **options), which picks its steps."""
-    return comfy.samplers.KSAMPLER(Sampling(sample_fn, options, process_of=process_of))
+    return comfy.samplers.KSAMPLER(Sampling(sample_fn, options, process_of=process_of, table_of=_table_of,
+                                                  identity_of=identity))
 
 
 def process_of(model) -> Process:
@@ -62,6 +67,67 @@ def patch_guidance(model, start):
     patched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, "odeon", begin)
     patched.set_model_sampler_post_cfg_function(apply)
     return patched
+
+
+def patch_prediction(model, change):
+    """A MODEL whose every prediction goes through change(denoised, sigma (B,)), after guidance and at any scale."""
+    patched = model.clone()
+    patched.set_model_sampler_post_cfg_function(lambda args: change(args["denoised"], args["sigma"]))
+    return patched
+
+
+def noise(seed: int, change):
+    """A NOISE: change(the unit noise (B, ...) of that seed)."""
+    class Changed:
+        def __init__(self):
+            self.seed = seed
+
+        def generate_noise(self, latent: dict) -> torch.Tensor:
+            return change(comfy.sample.prepare_noise(latent["samples"], seed, latent.get("batch_index")))
+
+    return Changed()
+
+
+def folder(kind: str) -> Path:
+    """Where files of a kind live: in $ODEON_FOLDER, else in models/odeon."""
+    import folder_paths
+
+    return Path(os.environ.get("ODEON_FOLDER") or Path(folder_paths.models_dir) / "odeon") / kind
+
+
+def identity(model) -> str:
+    """A name for the weights of a MODEL, whatever patches it has."""
+    stem = "diffusion_model."
+    originals = {name.removeprefix(stem): getattr(kept, "weight", kept) for name, kept in model.backup.items()}
+    return fingerprint(model.model.diffusion_model, originals)
+
+
+def patches_of(model) -> list:
+    """What changes a MODEL's weights (LoRAs): names and strengths."""
+    return [[name, [patch[0] for patch in patches]] for name, patches in sorted(model.patches.items())]
+
+
+def measured(model, positive, negative, cfg: float, *, latent: dict, count: int, sigmas, seed: int,
+             **measuring) -> Measuring:
+    """Runs a measurement (see Measuring) on `count` pictures of the latent's size, guided as a KSampler would."""
+    import latent_preview
+
+    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])[:1]
+    start = comfy.sample.prepare_noise(samples.expand(count, *samples.shape[1:]), seed)
+    show = latent_preview.prepare_callback(model, measuring["cost"])
+
+    def report(progress) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        if progress.preview is not None:
+            show(progress.done - 1, progress.preview, None, progress.total)
+
+    task = Measuring(report=report, process_of=process_of,
+                     clock_of=lambda model: clock_of(process_of(model), _table_of(model)), **measuring)
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(cfg)
+    guider.sample(start, torch.zeros_like(start), comfy.samplers.KSAMPLER(task), sigmas, disable_pbar=True, seed=seed)
+    return task
 
 
 def make_model(network, *, prediction: str, levels, channels: int, rgb_factors: list[list[float]]):

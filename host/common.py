@@ -1,5 +1,6 @@
 """What both hosts share: the sampler function that carries a plan, and how guidance rules follow one another."""
 import inspect
+import logging
 from collections.abc import Callable
 
 import torch
@@ -10,6 +11,7 @@ from ..samplers.clock import FLOW_CLOCK, Clock, clock_of_table
 from ..samplers.linear import Step, run
 from ..samplers.noise import step_noise
 from ..samplers.process import FLOW, Process
+from .measuring import same_weights
 
 
 def planned(plan_fn: Callable[..., list[Step]], sigmas: list[float], *, process: Process, clock,
@@ -51,8 +53,11 @@ class Solver:
         levels = sigmas.tolist()  # the one read-back of the schedule, before the first step
         patcher = model.inner_model.model_patcher
         process = self.process or self.process_of(patcher)
+        if self.process is None:
+            require_reachable(levels, process, self.table_of(patcher))
         steps = planned(plan_fn, levels, process=process, clock=lambda: clock_of(process, self.table_of(patcher)),
                         **options)
+        warn_of_order(self.name, options.get("order", options.get("max_order", 0)), steps)
         require_finite(x, f"{self.name} was started on a latent with NaN or infinite values",
                        "check the node that made the LATENT")
         if noise_sampler is None and any(step.is_noisy for step in steps):
@@ -88,10 +93,14 @@ class Solver:
 
 class Sampling:
     """A sampler function in ComfyUI's form around sample_fn(denoise, x, sigmas, process=..., callback=..., **options),
-    for methods that choose their own steps; denoise(x, sigma (B,))."""
+    for methods that choose their own steps or have numbers for each place; denoise(x, sigma (B,)).
 
-    def __init__(self, sample_fn: Callable, options: dict, *, process_of):
-        self.sample_fn, self.options, self.process_of = sample_fn, options, process_of
+    identity_of(model_patcher) names the weights, for options that were measured on a model.
+    """
+
+    def __init__(self, sample_fn: Callable, options: dict, *, process_of, table_of, identity_of):
+        self.sample_fn, self.options = sample_fn, options
+        self.process_of, self.table_of, self.identity_of = process_of, table_of, identity_of
 
     @property
     def name(self) -> str:
@@ -102,6 +111,10 @@ class Sampling:
                  noise_sampler=None) -> Tensor:
         """x (B, ...) noisy at sigmas[0] -> the state at sigmas[-1]. Progress counts the levels of sigmas passed."""
         levels, extra_args = sigmas.tolist(), extra_args or {}
+        patcher, finite = model.inner_model.model_patcher, []
+        self._require_same_model(patcher)
+        process = self.process_of(patcher)
+        require_reachable(levels, process, self.table_of(patcher))
         require_finite(x, f"{self.name} was started on a latent with NaN or infinite values",
                        "check the node that made the LATENT")
         with tqdm(total=len(levels) - 1, disable=disable) as bar:
@@ -114,13 +127,42 @@ class Sampling:
 
             def denoise(x: Tensor, sigma: Tensor) -> Tensor:
                 denoised = model(x, sigma, **extra_args)
-                require_finite(denoised, f"the model returned NaN or infinite values at sigma {sigma[0].item():.4g} "
-                                          "under "
-                               f"{self.name}", "try a higher precision, a lower CFG, or another VAE and prompt")
+                finite.append((torch.isfinite(denoised).all(), sigma[0]))
                 return denoised
 
-            return self.sample_fn(denoise, x, levels, process=self.process_of(model.inner_model.model_patcher),
-                                  callback=report, **self.options)
+            try:
+                return self.sample_fn(denoise, x, levels, process=process, callback=report, **self.options)
+            finally:  # what else goes wrong may have come of it
+                self._require_finite_calls(finite)
+
+    def _require_finite_calls(self, finite: list[tuple[Tensor, Tensor]]) -> None:
+        for fine, sigma in finite if finite and not torch.stack([fine for fine, _ in finite]).all() else ():
+            if not fine:
+                raise ValueError(f"the model returned NaN or infinite values at sigma {sigma.item():.4g} under "
+                                 f"{self.name}; try a higher precision, a lower CFG, or another VAE and prompt")
+
+    def _require_same_model(self, patcher) -> None:
+        for value in self.options.values():
+            about = getattr(value, "about", None) or {}
+            if "model" in about and not same_weights(about["model"], self.identity_of(patcher)):
+                raise ValueError(f"{self.name} has {about['what']} of another model; measure them on this one, or load "
+                                 "the model they were measured on")
+
+
+def require_reachable(levels: list[float], process: Process, table: Tensor) -> None:
+    """Raises ValueError for a schedule that starts above the model's highest level; plans see to a flow's."""
+    top = float(table[-1])
+    if process is not FLOW and levels[0] > top * 1.001:
+        raise ValueError(f"the schedule starts at sigma {levels[0]:.6g}, above the model's highest level {top:.6g}; "
+                         "use a schedule made for this model, or lower its sigma_max")
+
+
+def warn_of_order(name: str, order, steps: list[Step]) -> None:
+    """Tells where a schedule has too few steps for a multistep method to reach its order."""
+    above = sum(step.sigma_next > 0.0 for step in steps)
+    if isinstance(order, int) and order > max(above, 1) and not any(step.stages for step in steps):
+        logging.warning("Odeon: %s of order %d needs at least %d steps above sigma 0, the schedule has %d: it runs at "
+                        "a lower order", name, order, order, above)
 
 
 def require_finite(x: Tensor, what: str, do: str) -> None:

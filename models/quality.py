@@ -1,5 +1,4 @@
 """How good pictures of the Shapes world are: what the judge reads in them, held against captions and the truth."""
-import random
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -7,7 +6,8 @@ import torch
 from torch import Tensor
 
 from .judge import Reading, ShapesJudge, agreement, kernel_distance, parse_caption
-from .shapes import JITTER, PLACES, RADII, Scene, Thing, draw, sample_scene
+from .shapes import JITTER, PLACES, RADII, Scene, Thing, draw
+from .train.scenes import scenes_of
 
 SIZE = 128
 SHARES = ("shape", "colour", "size", "place", "object", "ground", "scene")
@@ -118,11 +118,7 @@ def _distances(judge: ShapesJudge, pictures: Tensor) -> dict[str, float]:
 @lru_cache(maxsize=1)
 @torch.no_grad()
 def _true_features(judge: ShapesJudge) -> Tensor:
-    rng, scenes = random.Random(23), []
-    while len(scenes) < 256:
-        scene = sample_scene(rng, rng.choice((1, 2, 3)))
-        if scene.held_out:
-            scenes.append(scene)
+    scenes = scenes_of(256, 23, held_out=True)
     device = next(judge.parameters()).device
     pixels = torch.stack([draw(scene).movedim(-1, 0) for scene in scenes]).to(device) * 2.0 - 1.0
     return torch.cat([judge(part)[2] for part in pixels.split(64)]).double().cpu()

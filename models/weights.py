@@ -1,6 +1,6 @@
 """The weight files that ship with the pack, and the small models made of them."""
 import json
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,8 @@ FOLDER = Path(__file__).parent / "weights"
 VERSION = "0.1.0"
 # name -> configuration, prediction, levels
 NETWORKS = {"shapes-unet": (CONFIG, "eps", partial(DiscreteLevels, rounded=True)),
-            "shapes-unet-v": (CONFIG, "v", partial(DiscreteLevels, rounded=True, zero_terminal=True))}
+            **dict.fromkeys(("shapes-unet-v", "shapes-unet-few"),
+                            (CONFIG, "v", partial(DiscreteLevels, rounded=True, zero_terminal=True)))}
 NETWORKS |= {name: (CONFIGS[name], "flow", partial(FlowLevels, count=10000, top=1.0)) for name in CONFIGS}
 
 
@@ -57,8 +58,9 @@ def shapes_autoencoder(folder: Path = FOLDER) -> ShapesAutoencoder:
     return _filled(ShapesAutoencoder(), load_weights("shapes-vae", folder))
 
 
+@lru_cache(maxsize=1)
 def shapes_judge(folder: Path = FOLDER) -> ShapesJudge:
-    """The trained judge."""
+    """The trained judge, one for all who ask."""
     return _filled(ShapesJudge(), load_weights("shapes-judge", folder))
 
 

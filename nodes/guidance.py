@@ -1,7 +1,10 @@
 """Guidance nodes: each returns the MODEL with one more rule."""
+from functools import partial
+
 from .. import host
+from ..guidance.dynamic_threshold import dynamic_threshold
 from ..guidance.projected import projected_guidance
-from .inputs import CHOICE, FLOAT, MODEL
+from .inputs import BOOLEAN, CHOICE, FLOAT, MODEL
 
 
 class OdeonAPG:
@@ -44,4 +47,30 @@ class OdeonAPG:
         return (host.patch_guidance(model, start),)
 
 
-NODES = (OdeonAPG,)
+class OdeonDynamicThreshold:
+    TITLE = "Dynamic thresholding"
+    DESCRIPTION = "Pulls predictions back into the range of pictures, each as a whole: for pixel models at high CFG."
+    SEARCH_ALIASES = ["imagen", "thresholding", "clip denoised", "oversaturation", "high cfg", "saharia"]
+    RETURN_TYPES = ("MODEL",)
+    OUTPUT_TOOLTIPS = ("The model with thresholded predictions, at any CFG.",)
+    FUNCTION = "patch"
+    CATEGORY = "Odeon/guidance"
+    RULE = staticmethod(dynamic_threshold)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "model": MODEL,
+            "ratio": FLOAT(0.995, 0.0, 1.0, "Share of the prediction's numbers that count as its range; the others are "
+                           "cut off.", step=0.001),
+            "max_val": FLOAT(1.0, 0.1, 100.0, "Predictions whose range is below this are left alone (at 1)."),
+            "channelwise": BOOLEAN(False, "A range for each channel instead of one for the picture.", advanced=True),
+            "scale": FLOAT(1.0, 0.01, 100.0, "The value that counts as 1: 1 for pixel models, about 4 for SD latents."),
+        }}
+
+    def patch(self, model, **options):
+        threshold = partial(dynamic_threshold, **options)
+        return (host.patch_prediction(model, lambda denoised, sigma: threshold(denoised)),)
+
+
+NODES = (OdeonAPG, OdeonDynamicThreshold)

@@ -3,10 +3,13 @@ from .. import host
 from ..samplers.corrector import VARIANTS, add_corrector
 from ..samplers.dpm_solver import METHODS, plan_dpm_solver
 from ..samplers.dpm_solver_pp import plan_dpm_solver_pp
+from ..samplers.dpm_solver_pp_sde import METHODS as SDE_METHODS
+from ..samplers.dpm_solver_pp_sde import plan_dpm_solver_pp_sde
+from ..samplers.dual_fast import ANCHORS, dual_fast
 from ..samplers.exponential_adams import plan_exponential_adams
 from ..samplers.jump import jump
 from ..samplers.unipc import plan_unipc
-from .inputs import BOOLEAN, CHOICE, ETA, FLOAT, INT, S_NOISE, SOCKET
+from .inputs import BOOLEAN, CHOICE, ETA, FLOAT, INT, LAMBDA_MODE, S_NOISE, SOCKET
 
 METHOD_TIP = ("multistep: one model call a step, from the last steps' predictions. singlestep: `order` calls in "
               "every step. "
@@ -43,7 +46,7 @@ class OdeonSamplerExponentialAdams(SolverNode):
         return {"required": {
             "order": INT(3, 1, 4, "Past predictions used. 3 suits 10 to 30 steps; 2 is safer at high CFG; 1 is DDIM."),
             "eta": ETA, "s_noise": S_NOISE,
-        }}
+        }, "optional": {"lambda_mode": LAMBDA_MODE}}
 
 
 class OdeonSamplerDPMSolverPP(SolverNode):
@@ -64,7 +67,34 @@ class OdeonSamplerDPMSolverPP(SolverNode):
                                      "dpmpp_2m).", advanced=True),
             "third_order_term": THIRD_ORDER_TERM,
         }, "optional": {  # later than the rest: prompts saved before have none of these
-            "method": CHOICE(METHODS, METHOD_TIP), "r1": R1, "r2": R2,
+            "method": CHOICE(METHODS, METHOD_TIP), "r1": R1, "r2": R2, "lambda_mode": LAMBDA_MODE,
+        }}
+
+
+class OdeonSamplerDPMSolverPPSDE(SolverNode):
+    TITLE = "SDE-DPM-Solver++"
+    DESCRIPTION = "DPM-Solver++ with fresh noise in every step, order 1 to 3: corrects errors, at 15 steps or more."
+    SEARCH_ALIASES = ["dpmpp sde", "dpmpp_2m_sde", "dpmpp_3m_sde", "dpmpp_2s_ancestral", "dpm++ sde", "stochastic"]
+    CATEGORY = "Odeon/samplers/stochastic"
+    PLAN = staticmethod(plan_dpm_solver_pp_sde)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "order": INT(2, 1, 3, "Predictions used by a step; 3 with multistep only."),
+            "method": CHOICE(SDE_METHODS, "multistep: one model call a step (2M SDE, 3M SDE). singlestep: two, the "
+                             "second on a state that has its noise (ComfyUI's dpmpp_sde). ancestral: two, noise comes "
+                             "after them (dpmpp_2s_ancestral)."),
+            "eta": FLOAT(1.0, 0.0, 4.0, "How much fresh noise each step adds: 0 none, 1 the full reverse SDE."),
+            "s_noise": S_NOISE,
+            "solver_type": CHOICE(["midpoint", "taylor"], "Multistep of order 2: taylor is the exact integral, "
+                                  "ComfyUI's heun."),
+            "third_order_term": THIRD_ORDER_TERM,
+            "r": FLOAT(0.5, 0.05, 0.95, "Singlestep and ancestral: where the second call lies, as a share of the step "
+                                        "in log-SNR.", advanced=True),
+            "stage_noise": CHOICE(["shared", "fresh"], "Singlestep: shared makes the second call's noise part of the "
+                                  "step's, as the SDE has it; fresh draws another, as the published formula reads.",
+                                  advanced=True),
         }}
 
 
@@ -84,7 +114,7 @@ class OdeonSamplerDPMSolver(SolverNode):
             "lower_order_below": INT(10, 0, 100, "Multistep: schedules with fewer steps than this end on lower orders. "
                                      "10 is the reference, 0 never.", advanced=True),
             "third_order_term": THIRD_ORDER_TERM, "r1": R1, "r2": R2,
-        }}
+        }, "optional": {"lambda_mode": LAMBDA_MODE}}
 
 
 class OdeonSamplerUniPC(SolverNode):
@@ -108,7 +138,7 @@ class OdeonSamplerUniPC(SolverNode):
                                          advanced=True),
             "uncorrected": INT(0, 0, 100, "So many first steps are not redone; 1 helps at very high CFG.",
                                advanced=True),
-        }}
+        }, "optional": {"lambda_mode": LAMBDA_MODE}}
 
 
 class WrapNode:
@@ -119,6 +149,24 @@ class WrapNode:
 
     def build(self, sampler, **options):
         return (host.wrapped(sampler, self.WRAP, **options),)
+
+
+class MeasuringNode:
+    """A node that measures on a MODEL under its conditioning."""
+    FUNCTION = "measure"
+    CATEGORY = "Odeon/samplers/ode"
+
+    @staticmethod
+    def inputs(sigmas: str, **own) -> dict:
+        return {"required": {
+            "model": SOCKET("MODEL", "The model to measure, with the patches it will be sampled with."),
+            "positive": SOCKET("CONDITIONING", "What the pictures to measure on show."),
+            "negative": SOCKET("CONDITIONING", "As it will be in the sampler."),
+            "sigmas": SOCKET("SIGMAS", sigmas),
+            "latent": SOCKET("LATENT", "An empty latent of the size to sample at."),
+            "cfg": FLOAT(3.0, 1.0, 100.0, "As it will be in the sampler.", step=0.1),
+            "start_seed": INT(0, 0, 2 ** 32 - 1, "Of the noises to measure on; the same number, the same result."),
+            **own}}
 
 
 class OdeonWrapUniC(WrapNode):
@@ -135,7 +183,7 @@ class OdeonWrapUniC(WrapNode):
             "order": INT(2, 1, 4, "Of the corrector: the sampler's own order is enough to gain one."),
             "variant": CHOICE(VARIANTS, "Weight of a single difference at order 1: bh2, bh1 or exactly (vary_coeff)."),
             "uncorrected": INT(0, 0, 100, "So many first steps are not redone.", advanced=True),
-        }}
+        }, "optional": {"lambda_mode": LAMBDA_MODE}}
 
 
 class OdeonWrapODEJump(WrapNode):
@@ -155,5 +203,24 @@ class OdeonWrapODEJump(WrapNode):
         }}
 
 
+class OdeonWrapDualFast(WrapNode):
+    TITLE = "DualFast"
+    DESCRIPTION = "Pushes each step's noise prediction away from an earlier one: less error with DDIM at few steps."
+    SEARCH_ALIASES = ["dual fast", "dual speedup", "approximation error", "extrapolation"]
+    OUTPUT_TOOLTIPS = ("The sampler with corrected predictions.",)
+    WRAP = staticmethod(dual_fast)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "sampler": SOCKET("SAMPLER", "One of Odeon's that calls the model once a step: DDIM gains most."),
+            "c_start": FLOAT(0.0, 0.0, 1.0, "How far to push at the first step; 0 not at all."),
+            "c_end": FLOAT(0.2, 0.0, 1.0, "How far at the last step, evenly in between. Less with more steps."),
+            "anchor": CHOICE(ANCHORS, "Which earlier prediction: that of a step before, or the first one."),
+            "lag": INT(1, 1, 8, "previous: how many steps before.", advanced=True),
+            "keep_last": BOOLEAN(True, "Leave the last step as it is.", advanced=True),
+        }}
+
+
 NODES = (OdeonSamplerExponentialAdams, OdeonSamplerDPMSolverPP, OdeonSamplerDPMSolver, OdeonSamplerUniPC,
-         OdeonWrapUniC, OdeonWrapODEJump)
+         OdeonSamplerDPMSolverPPSDE, OdeonWrapUniC, OdeonWrapODEJump, OdeonWrapDualFast)

@@ -1,4 +1,7 @@
 """Samplers that carry the predicted noise along sigma, and DDIM's relatives."""
+from functools import partial
+
+from .. import host
 from ..samplers.accelerated_ddim import plan_accelerated_ddim
 from ..samplers.bdia import plan_bdia
 from ..samplers.ddim import plan_ddim
@@ -8,9 +11,10 @@ from ..samplers.edm_heun import plan_edm_heun
 from ..samplers.gradient_estimation import plan_gradient_estimation
 from ..samplers.lambda_ddim import plan_lambda_ddim
 from ..samplers.momentum import METHODS, plan_momentum
+from ..samplers.pfgmpp import pfgmpp_noise
 from ..samplers.pndm import VARIANTS as PNDM_VARIANTS
 from ..samplers.pndm import plan_pndm
-from .inputs import CHOICE, FLOAT, INT, S_NOISE
+from .inputs import CHOICE, FLOAT, INT, S_NOISE, SEED
 from .samplers import SolverNode
 
 LAST = CHOICE(["denoise", "follow"], "The step to sigma 0: return the prediction, or follow the formula as published.",
@@ -172,5 +176,27 @@ class OdeonSamplerLambdaDDIM(SolverNode):
         }}
 
 
+class OdeonPFGMppNoise:
+    TITLE = "PFGM++ noise"
+    DESCRIPTION = "The heavy-tailed starting noise of PFGM++, for models trained that way; sample with EDM Heun."
+    SEARCH_ALIASES = ["pfgm", "poisson flow", "heavy tailed", "student t", "random noise", "yilun xu"]
+    RETURN_TYPES = ("NOISE",)
+    OUTPUT_TOOLTIPS = ("Connect to SamplerCustomAdvanced.",)
+    FUNCTION = "build"
+    CATEGORY = "Odeon/samplers/ode"
+    RULE = staticmethod(pfgmpp_noise)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "noise_seed": SEED,
+            "extra_dims": INT(128, 3, 2 ** 24, "D, the dimensions that the model was trained with: few make strong and "
+                              "weak noises, very many are ordinary noise."),
+        }}
+
+    def build(self, noise_seed, extra_dims):
+        return (host.noise(noise_seed, partial(pfgmpp_noise, extra_dims=extra_dims)),)
+
+
 NODES = (OdeonSamplerDDIM, OdeonSamplerEDMHeun, OdeonSamplerPNDM, OdeonSamplerDEIS, OdeonSamplerGradientEstimation,
-         OdeonSamplerMomentum, OdeonSamplerAcceleratedDDIM, OdeonSamplerBDIA, OdeonSamplerLambdaDDIM)
+         OdeonSamplerMomentum, OdeonSamplerAcceleratedDDIM, OdeonSamplerBDIA, OdeonSamplerLambdaDDIM, OdeonPFGMppNoise)

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from .linear import Step, Update
 from .process import VE, Process
-from .transfer import eps_of
+from .transfer import RETURN_D, eps_of
 
 
 def plan_accelerated_ddim(sigmas: list[float], *, last: str = "denoise", process: Process = VE) -> list[Step]:
@@ -30,6 +30,6 @@ def plan_accelerated_ddim(sigmas: list[float], *, last: str = "denoise", process
             weights = [weights[0] - k, k]
         predict = Update(1.0, (0.0, *weights))
         if sigma_next == 0.0 and last == "denoise":
-            predict = Update(0.0, (1.0,))
+            predict = RETURN_D
         steps.append(Step(sigma, sigma_next, predict, keep=(eps_of(VE, sigma),)))
     return steps

@@ -6,9 +6,10 @@ its order on both and starts at a flow's sigma = 1 as anywhere else.
 import math
 from itertools import pairwise
 
+from .exponential import monic
 from .linear import Step, Update
 from .process import VE, Process
-from .transfer import eps_of
+from .transfer import RETURN_D, eps_of
 
 BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 
@@ -20,20 +21,32 @@ def adams_steps(sigmas: list[float], process: Process, weights_of) -> list[Step]
     for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         keep = (eps_of(VE, sigma),)
         if sigma_next == 0.0:
-            steps.append(Step(sigma, 0.0, Update(0.0, (1.0,)), keep=keep))
+            steps.append(Step(sigma, 0.0, RETURN_D, keep=keep))
         else:
             steps.append(Step(sigma, sigma_next, Update(1.0, (0.0, *weights_of(i))), keep=keep))
     return steps
 
 
+def bashforth_weights(sigmas: list[float], i: int, count: int) -> list[float]:
+    """C of step i for a polynomial in sigma through its own e and up to count - 1 before it."""
+    return interval_weights(sigmas[max(i + 1 - count, 0):i + 1][::-1], sigmas[i], sigmas[i + 1])
+
+
 def interval_weights(nodes: list[float], start: float, end: float) -> list[float]:
     """Integrals from start to end of the Lagrange basis on nodes: exact for polynomials of degree < len(nodes)."""
-    length = end - start
-    points, weights = [(node - start) / length for node in nodes], []
+    points, weights = [(node - start) / (end - start) for node in nodes], []
     for j, point in enumerate(points):
-        coefs = [length]
-        for other in points[:j] + points[j + 1:]:
-            shifted = [0.0, *coefs]
-            coefs = [(high - other * low) / (point - other) for high, low in zip(shifted, [*coefs, 0.0])]
-        weights.append(math.fsum(coef / (k + 1) for k, coef in enumerate(coefs)))
+        others = points[:j] + points[j + 1:]
+        area = math.fsum(coef / (k + 1) for k, coef in enumerate(monic(others)))
+        weights.append((end - start) * area / math.prod(point - other for other in others))
     return weights
+
+
+def integral(function, start: float, end: float) -> float:
+    """Integral of function(sigma) over sigma, by 48 Gauss-Legendre points in log sigma."""
+    import numpy as np
+
+    points, shares = np.polynomial.legendre.leggauss(48)
+    low, high = math.log(start), math.log(end)
+    levels = [math.exp(low + (point + 1.0) / 2.0 * (high - low)) for point in points]
+    return math.fsum(share * (high - low) / 2.0 * level * function(level) for share, level in zip(shares, levels))

@@ -67,7 +67,10 @@ class _Control:
         squares = (values / scale).square().flatten(1).mean(1)
         if self.pooled:
             squares = squares.mean().expand(len(values))
-        return squares.sqrt().tolist()
+        sizes = squares.sqrt().tolist()
+        if not all(math.isfinite(size) for size in sizes):
+            raise ValueError("the error estimate is NaN or infinite: the model's prediction was")
+        return sizes
 
 
 class _Form:

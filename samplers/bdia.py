@@ -3,6 +3,7 @@ from itertools import pairwise
 
 from .linear import Step, Update
 from .process import VE, Process
+from .transfer import ddim
 
 
 def plan_bdia(sigmas: list[float], *, gamma: float = 0.5, scaling: str = "vp", last: str = "denoise",
@@ -35,9 +36,3 @@ def plan_bdia(sigmas: list[float], *, gamma: float = 0.5, scaling: str = "vp", l
             predict = Update(x_coef - share * x_back, (d_coef - share * d_back, 0.0, share))
         steps.append(Step(sigma, sigma_next, predict, keep=keep))
     return steps
-
-
-def ddim(process: Process, sigma: float, sigma_to: float) -> tuple[float, float]:
-    """DDIM from sigma to any other level, cleaner or noisier, as coefficients of x and D."""
-    ratio = sigma_to / sigma
-    return ratio, process.alpha(sigma_to) - ratio * process.alpha(sigma)

@@ -3,9 +3,11 @@ import math
 from itertools import pairwise
 from typing import NamedTuple
 
-from .exponential import exponential_moment, solve
+import torch
+
+from .exponential import exponential_moment
 from .linear import Step, Update
-from .process import VE, Process
+from .process import VE, Process, counted_in
 from .transfer import eps_of, first_order
 
 VARIANTS = ("bh2", "bh1", "vary_coeff")
@@ -38,8 +40,12 @@ class Form(NamedTuple):
     def _weights(self, z: float, shares: list[float]) -> list[float]:
         if len(shares) == 1 and self.variant != "vary_coeff":
             return [(z if self.variant == "bh1" else -math.expm1(-z)) / (2.0 * shares[0])]
+        if not shares:
+            return []
         powers = range(1, len(shares) + 1)
-        return solve([[share ** n for share in shares] for n in powers], [exponential_moment(n, z) for n in powers])
+        conditions = torch.tensor([[share ** n for share in shares] for n in powers], dtype=torch.float64)
+        moments = torch.tensor([exponential_moment(n, z) for n in powers], dtype=torch.float64)
+        return torch.linalg.solve(conditions, moments).tolist()
 
     def keep(self, sigma: float) -> tuple[Update, ...] | None:
         return (eps_of(self.process, sigma),) if self.predicts_noise else None
@@ -52,13 +58,15 @@ def past_shares(lams: list[float], i: int, count: int) -> list[float]:
 
 
 def add_corrector(steps: list[Step], *, order: int = 2, variant: str = "bh2", uncorrected: int = 0,
-                  orders: list[int] | None = None, process: Process = VE) -> list[Step]:
+                  orders: list[int] | None = None, lambda_mode: str = "log_snr",
+                  process: Process = VE) -> list[Step]:
     """The same steps, each redone by UniC of `order` once the model has been called at its end.
 
     That call is the one the next step needs anyway: NFE stays. A plan of order p becomes one of order
     min(p, order) + 1. The last step, steps to sigma = 0 and the first `uncorrected` ones stay as they are.
-    orders: one for each step in place of `order`. Raises ValueError for plans that add noise or call the model inside
-    a step.
+    A flow's step from sigma = 1, infinitely long in log-SNR, takes the mean of its two predictions, bh2's limit.
+    orders: one for each step in place of `order`. lambda_mode: see counted_in; the sampler's own.
+    Raises ValueError for plans that add noise or call the model inside a step.
     Source: Zhao et al. 2023, arXiv 2302.04867, algorithm 1 and section 3.
     """
     check(order, variant)
@@ -66,13 +74,17 @@ def add_corrector(steps: list[Step], *, order: int = 2, variant: str = "bh2", un
         raise ValueError("UniC corrects samplers with one model call a step, no added noise and no corrector of their "
                          "own; connect another, or set its eta to 0")
     sigmas = [step.sigma for step in steps] + [steps[-1].sigma_next]
+    process = counted_in(process, sigmas, lambda_mode)
     predicts_noise = any(step.keep for step in steps)
     process = _process_of(steps, process) if predicts_noise else process
     form, lams = Form(predicts_noise, variant, process), process.lams(sigmas)
     corrected = list(steps)
     last = len(steps) - 1 - (sigmas[-1] == 0.0)
     for i, (sigma, sigma_next) in enumerate(pairwise(sigmas[:last + 1])):
-        if i >= uncorrected and math.isfinite(lams[i]) and math.isfinite(lams[i + 1]):
+        if i >= uncorrected and lams[i] == -math.inf and not predicts_noise:
+            half = process.alpha(sigma_next) / 2.0
+            corrected[i] = steps[i]._replace(correct=Update(sigma_next / sigma, (half, half)))
+        elif i >= uncorrected and math.isfinite(lams[i]):
             used = orders[i] if orders else order
             shares = [1.0, *past_shares(lams, i, used - 1)]
             update = form.update(lams[i:i + 2], shares, sigma, sigma_next, has_end=True)

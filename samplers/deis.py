@@ -2,11 +2,11 @@
 import math
 from itertools import pairwise
 
-from .adams import adams_steps, interval_weights
+from .adams import adams_steps, bashforth_weights, integral
 from .clock import Clock, linear_vp_clock
 from .linear import Stage, Step, Update
 from .process import FLOW, VE, Process
-from .transfer import eps_of
+from .transfer import RETURN_D, eps_of
 
 VARIANTS = ("tAB", "rhoAB", "rhoRK")
 # name -> nodes c, rows of a (newest stage last), weights b
@@ -19,7 +19,6 @@ TABLEAUS = {
     "ssprk3": ((0.0, 1.0, 1 / 2), ((1.0,), (1 / 4, 1 / 4)), (1 / 6, 1 / 6, 4 / 6)),
     "rk4": ((0.0, 1 / 2, 1 / 2, 1.0), ((1 / 2,), (0.0, 1 / 2), (0.0, 0.0, 1.0)), (1 / 6, 2 / 6, 2 / 6, 1 / 6)),
 }
-QUADRATURE = 48  # Gauss-Legendre points an interval
 
 
 def plan_deis(sigmas: list[float], *, variant: str = "tAB", ab_order: int = 2, rk: str = "heun2",
@@ -43,22 +42,18 @@ def plan_deis(sigmas: list[float], *, variant: str = "tAB", ab_order: int = 2, r
             raise ValueError(f"time_map must be 'model' or 'linear_vp', got {time_map!r}")
         used = linear_vp_clock() if time_map == "linear_vp" or clock is None else clock
         return adams_steps(sigmas, process, lambda i: _time_weights(sigmas, i, ab_order, used))
-    return adams_steps(sigmas, process, lambda i: interval_weights(
-        sigmas[max(i - ab_order, 0):i + 1][::-1], sigmas[i], sigmas[i + 1]))
+    return adams_steps(sigmas, process, lambda i: bashforth_weights(sigmas, i, ab_order + 1))
 
 
 def _time_weights(sigmas: list[float], i: int, degree: int, clock: Clock) -> list[float]:
-    """Integrals over sigma of the Lagrange basis in time, by quadrature in log sigma; their sum is exact."""
-    import numpy as np
-
+    """Integrals over sigma of the Lagrange basis in time; their sum is exact."""
     nodes = [clock.time_of(sigma) for sigma in sigmas[max(i - degree, 0):i + 1][::-1]]
-    points, shares = np.polynomial.legendre.leggauss(QUADRATURE)
-    low, high = math.log(sigmas[i]), math.log(sigmas[i + 1])
-    levels = [math.exp(low + (point + 1.0) / 2.0 * (high - low)) for point in points]
-    times = [clock.time_of(level) for level in levels]
-    weights = [math.fsum(share * (high - low) / 2.0 * level * math.prod(
-        (time - other) / (node - other) for other in nodes if other != node)
-        for share, level, time in zip(shares, levels, times)) for node in nodes]
+
+    def basis(sigma: float, node: float) -> float:
+        time = clock.time_of(sigma)
+        return math.prod((time - other) / (node - other) for other in nodes if other != node)
+
+    weights = [integral(lambda sigma, node=node: basis(sigma, node), sigmas[i], sigmas[i + 1]) for node in nodes]
     weights[0] += sigmas[i + 1] - sigmas[i] - math.fsum(weights)
     return weights
 
@@ -71,7 +66,7 @@ def _runge_kutta(sigmas: list[float], rk: str, process: Process) -> list[Step]:
     steps = []
     for sigma, sigma_next in pairwise(sigmas):
         if sigma_next == 0.0:
-            steps.append(Step(sigma, 0.0, Update(0.0, (1.0,))))
+            steps.append(Step(sigma, 0.0, RETURN_D))
             continue
         h = sigma_next - sigma
         stages = tuple(Stage(sigma + c * h, Update(1.0, (0.0, *(h * a for a in reversed(row)))),

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from .exponential import exponential_moment
 from .linear import Stage, Step, Update
-from .process import VE, Process
-from .transfer import eps_of, first_order
+from .process import VE, Process, counted_in
+from .transfer import RETURN_D, eps_of, first_order
 
 METHODS = ("multistep", "singlestep", "grouped", "fast")
 
@@ -31,7 +31,7 @@ class Options(NamedTuple):
 
 def plan_dpm_solver(sigmas: list[float], *, order: int = 2, method: str = "singlestep", solver_type: str = "dpmsolver",
                     lower_order_below: int = 10, third_order_term: str = "exact", r1: float = 0.0, r2: float = 0.0,
-                    process: Process = VE) -> list[Step]:
+                    lambda_mode: str = "log_snr", process: Process = VE) -> list[Step]:
     """Steps of DPM-Solver-1, -2 or -3 in the noise prediction.
 
     method: 'singlestep' takes every interval in one step of `order` model calls, 'grouped' joins up to `order`
@@ -41,14 +41,15 @@ def plan_dpm_solver(sigmas: list[float], *, order: int = 2, method: str = "singl
     lambda) singlestep calls the model; 0 is the paper's 1/2 (order 2), or 1/3 and 2/3 (order 3).
     lower_order_below: multistep schedules of fewer steps end on orders ..., 2, 1; 0 never. third_order_term:
     multistep of order 3; 'reference' halves its last term, as the published code does, which leaves order 2.
-    The step to sigma = 0 returns D. A flow's step from sigma = 1, where lambda is infinite, is taken in the VE form.
+    lambda_mode: see counted_in. The step to sigma = 0 returns D, a step of order 1. A flow's step from sigma = 1, where
+    log-SNR is infinite, is taken in the VE form.
     Source: Lu et al. 2022, arXiv 2206.00927, algorithms 1 to 4 and appendix; the authors' code for multistep.
     """
     if solver_type not in ("dpmsolver", "taylor"):
         raise ValueError(f"solver_type must be 'dpmsolver' or 'taylor', got {solver_type!r}")
     options = Options(True, order, method, solver_type == "dpmsolver", lower_order_below,
                       third_order_is_halved(third_order_term), r1, r2)
-    return plan(sigmas, options, process)
+    return plan(sigmas, options, counted_in(process, sigmas, lambda_mode))
 
 
 def third_order_is_halved(third_order_term: str) -> bool:
@@ -72,7 +73,7 @@ def plan(sigmas: list[float], options: Options, process: Process) -> list[Step]:
         finite_process = process if process.alpha(levels[0]) > 0.0 else VE
         steps.append(singlestep(levels, options, finite_process))
     if sigmas[-1] == 0.0:
-        steps.append(Step(finite[-1], 0.0, Update(0.0, (1.0,))))
+        steps.append(Step(finite[-1], 0.0, RETURN_D))
     return steps
 
 
@@ -90,13 +91,13 @@ def _groups(levels: list[float], options: Options, process: Process) -> list[lis
     intervals = len(levels) - 1
     if options.method == "singlestep":
         shares = _shares(options)
-        return [[sigma, *_between(sigma, sigma_next, shares, process), sigma_next]
+        return [[sigma, *between(sigma, sigma_next, shares, process), sigma_next]
                 for sigma, sigma_next in pairwise(levels)]
     orders = orders_of(intervals, options.order)
     if options.method == "fast":
         ends = [i / len(orders) for i in range(1, len(orders))]
-        nodes = [levels[0], *_between(levels[0], levels[-1], ends, process), levels[-1]]
-        return [[sigma, *_between(sigma, sigma_next, _thirds(order), process), sigma_next]
+        nodes = [levels[0], *between(levels[0], levels[-1], ends, process), levels[-1]]
+        return [[sigma, *between(sigma, sigma_next, _thirds(order), process), sigma_next]
                 for order, (sigma, sigma_next) in zip(orders, pairwise(nodes))]
     starts = [sum(orders[:i]) for i in range(len(orders))]
     return [levels[start:start + order + 1] for start, order in zip(starts, orders)]
@@ -114,7 +115,7 @@ def _shares(options: Options) -> list[float]:
     return shares
 
 
-def _between(sigma: float, sigma_next: float, shares: list[float], process: Process) -> list[float]:
+def between(sigma: float, sigma_next: float, shares: list[float], process: Process) -> list[float]:
     """The levels at shares of the way in lambda; from a flow's sigma = 1, of the way in -log sigma."""
     if process.alpha(sigma) == 0.0:
         process = VE
@@ -171,40 +172,41 @@ def _slopes(shares: list[float], z: float, midpoint: bool) -> list[float]:
 def _multistep(sigmas: list[float], options: Options, process: Process) -> list[Step]:
     lams = process.lams(sigmas)
     hs = [lam_next - lam for lam, lam_next in pairwise(lams)]
-    finite_steps = len(hs) - (sigmas[-1] == 0.0)
     steps = []
     for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         past = [h for h in hs[:i] if math.isfinite(h)][::-1]
         used = min(options.order, len(past) + 1) if math.isfinite(hs[i]) else 1
-        if finite_steps < options.lower_order_below:
-            used = max(1, min(used, finite_steps - i))
-        differences = _differences(hs[i], past[:used - 1], options)
+        if len(hs) < options.lower_order_below:
+            used = min(used, len(hs) - i)
+        z = -hs[i] if options.predicts_noise else hs[i]
+        weights = differences(hs[i], past[:used - 1], z, options.midpoint, options.halve_t2)
         if not options.predicts_noise:
             alpha_next = process.alpha(sigma_next)
-            coefs = [alpha_next * w for w in differences]
+            coefs = [alpha_next * w for w in weights]
             coefs[0] -= alpha_next * math.expm1(-hs[i])
             steps.append(Step(sigma, sigma_next, Update(sigma_next / sigma, tuple(coefs))))
         elif sigma_next == 0.0:
-            steps.append(Step(sigma, sigma_next, Update(0.0, (1.0,))))
+            steps.append(Step(sigma, sigma_next, RETURN_D))
         else:
             x_coef, d_coef, eps_coef = first_order(process, sigma, sigma_next)
-            coefs = [sigma_next * w for w in differences]
+            coefs = [sigma_next * w for w in weights]
             coefs[0] += eps_coef
             steps.append(Step(sigma, sigma_next, Update(x_coef, (d_coef, *coefs)), keep=(eps_of(process, sigma),)))
+    if options.order == 2 and not options.predicts_noise and lams[0] == -math.inf:
+        steps[1:2] = _multistep(sigmas, options, VE)[1:2]  # whose history lies at infinity, but not there
     return steps
 
 
-def _differences(h: float, past: list[float], options: Options) -> list[float]:
-    """W_1 T_1 + W_2 T_2 / 2 written out in m_0, m_1, ..., from the past steps, newest first."""
+def differences(h: float, past: list[float], z: float, midpoint: bool, halve_t2: bool) -> list[float]:
+    """W_1 T_1 + W_2 T_2 / 2 written out in m_0, m_1, ..., from the past steps, newest first; W_k at z."""
     if not past:
         return [0.0]
-    z = -h if options.predicts_noise else h
     first, r0 = exponential_moment(1, z), past[0] / h
     if len(past) == 1:
-        slope = (exponential_moment(0, z) / 2.0 if options.midpoint else first) / r0
+        slope = (exponential_moment(0, z) / 2.0 if midpoint else first) / r0
         return [slope, -slope]
     r1, second = past[1] / h, exponential_moment(2, z) / 2.0
     newest, older = (1.0 / r0, -1.0 / r0, 0.0), (0.0, 1.0 / r1, -1.0 / r1)  # the two divided differences
     t1 = [a + r0 / (r0 + r1) * (a - b) for a, b in zip(newest, older)]
-    t2 = [(1.0 if options.halve_t2 else 2.0) * (a - b) / (r0 + r1) for a, b in zip(newest, older)]
+    t2 = [(1.0 if halve_t2 else 2.0) * (a - b) / (r0 + r1) for a, b in zip(newest, older)]
     return [first * a + second * b for a, b in zip(t1, t2)]

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from .linear import Stage, Step, Update
 from .process import VE, Process
-from .transfer import eps_of
+from .transfer import RETURN_D, eps_of
 
 
 def plan_edm_heun(sigmas: list[float], *, s_churn: float = 0.0, s_min: float = 0.0, s_max: float = 1000.0,
@@ -29,7 +29,7 @@ def plan_edm_heun(sigmas: list[float], *, s_churn: float = 0.0, s_min: float = 0
         hot = min(sigma * (1.0 + gamma), process.sigma_limit) if s_min <= sigma <= s_max else sigma
         before = None if hot <= sigma else _churn(process, sigma, hot, s_noise)
         if sigma_next == 0.0:
-            steps.append(Step(hot, 0.0, Update(0.0, (1.0,)), before=before))
+            steps.append(Step(hot, 0.0, RETURN_D, before=before))
             continue
         h, share = sigma_next - hot, 1.0 / (2.0 * alpha)
         inner = hot + alpha * h

@@ -40,32 +40,16 @@ def lagrange_weights(h: float, nodes: list[float], rate: float = 1.0) -> list[fl
     weights = []
     for j, point in enumerate(points):
         others = points[:j] + points[j + 1:]
-        basis = _monic(others)
+        basis = monic(others)
         scale = math.prod(point - other for other in others)
         weights.append(sum(c * moment for c, moment in zip(basis, moments)) / scale)
     return weights
 
 
-def _monic(roots: list[float]) -> list[float]:
+def monic(roots: list[float]) -> list[float]:
     """Coefficients, lowest power first, of the product of (u - root)."""
     coefs = [1.0]
     for root in roots:
         shifted = [0.0, *coefs]
         coefs = [high - root * low for high, low in zip(shifted, [*coefs, 0.0])]
     return coefs
-
-
-def solve(rows: list[list[float]], right: list[float]) -> list[float]:
-    """The solution of a small system of linear equations, by elimination with pivots."""
-    rows, size = [[*row, value] for row, value in zip(rows, right)], len(rows)
-    for i in range(size):
-        pivot = max(range(i, size), key=lambda k: abs(rows[k][i]))
-        rows[i], rows[pivot] = rows[pivot], rows[i]
-        for k in range(i + 1, size):
-            factor = rows[k][i] / rows[i][i]
-            rows[k] = [a - factor * b for a, b in zip(rows[k], rows[i])]
-    solution = [0.0] * size
-    for i in reversed(range(size)):
-        known = math.fsum(rows[i][k] * solution[k] for k in range(i + 1, size))
-        solution[i] = (rows[i][size] - known) / rows[i][i]
-    return solution

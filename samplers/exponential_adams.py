@@ -4,22 +4,25 @@ from itertools import pairwise
 
 from .exponential import decay, lagrange_weights
 from .linear import Step, Update
-from .process import VE, Process
+from .process import VE, Process, counted_in
 
 
 def plan_exponential_adams(sigmas: list[float], *, order: int = 3, eta: float = 0.0, s_noise: float = 1.0,
-                           process: Process = VE) -> list[Step]:
+                           lambda_mode: str = "log_snr", process: Process = VE) -> list[Step]:
     """Steps exact for every D that is a polynomial in lambda of degree < order.
 
     With u = x / sigma:  du = (-eta u + (1 + eta) exp(lambda) D) dlambda + sqrt(2 eta) dW.
-    D is replaced by the polynomial through its last `order` values. Warms up from order 1; the step to
-    sigma = 0 returns D. Order 1 with eta = 0 is DDIM; eta = 1 is the reverse SDE. s_noise: factor on the noise.
+    D is replaced by the polynomial through its last `order` values. Warms up from order 1; the step to sigma = 0
+    returns D. Order 2 takes a flow's second step after sigma = 1 in the VE form. lambda_mode: see counted_in; noise
+    needs log_snr and takes it. Order 1 with eta = 0 is DDIM; eta = 1 is the reverse SDE. s_noise: factor on the noise.
     sigmas: strictly decreasing, the last may be 0. NFE len(sigmas) - 1.
     Error per step O(h^(order + 1)), h the step in lambda, for eta = 0.
     Source: Hochbruck & Ostermann 2010, exponential Adams; order 2 is the Taylor form of DPM-Solver++(2M), 2211.01095.
     """
     if not 1 <= order <= 4:
         raise ValueError(f"order must be 1, 2, 3 or 4, got {order}")
+    if eta == 0.0:
+        process = counted_in(process, sigmas, lambda_mode)
     lams = process.lams(sigmas)
     steps = []
     for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
@@ -30,4 +33,6 @@ def plan_exponential_adams(sigmas: list[float], *, order: int = 3, eta: float = 
             x_coef=sigma_next / sigma * decay(eta, h),
             d_coefs=tuple(process.alpha(sigma_next) * w for w in lagrange_weights(h, nodes, rate=1.0 + eta)),
             noise_coef=s_noise * sigma_next * math.sqrt(1.0 - decay(eta, 2.0 * h)))))
+    if order == 2 and eta == 0.0 and lams[0] == -math.inf:
+        steps[1:2] = plan_exponential_adams(sigmas, order=2)[1:2]  # whose history lies at infinity, but not there
     return steps

@@ -3,7 +3,7 @@ from itertools import pairwise
 
 from .linear import Step, Update
 from .process import FLOW, VE, Process
-from .transfer import eps_of
+from .transfer import RETURN_D, eps_of
 
 
 def plan_gradient_estimation(sigmas: list[float], *, gamma: float = 2.0, mu: float = 0.0, s_noise: float = 1.0,
@@ -27,7 +27,7 @@ def plan_gradient_estimation(sigmas: list[float], *, gamma: float = 2.0, mu: flo
     for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         keep = (eps_of(VE, sigma),)
         if sigma_next == 0.0 and last == "denoise":
-            steps.append(Step(sigma, 0.0, Update(0.0, (1.0,)), keep=keep))
+            steps.append(Step(sigma, 0.0, RETURN_D, keep=keep))
             continue
         to = (sigma_next / sigma ** mu) ** (1.0 / (1.0 - mu))
         weights = (gamma, 1.0 - gamma) if i else (1.0,)

@@ -1,6 +1,7 @@
 """ODE-Jump: leave the path of states for the path of predictions, which settles sooner."""
-from .linear import Step, Update
+from .linear import Step
 from .process import VE, Process
+from .transfer import RETURN_D
 
 
 def jump(steps: list[Step], *, jump_sigma: float = 0.5, process: Process = VE) -> list[Step]:
@@ -11,9 +12,9 @@ def jump(steps: list[Step], *, jump_sigma: float = 0.5, process: Process = VE) -
     """
     if jump_sigma <= 0.0:
         raise ValueError(f"jump_sigma must be above 0, got {jump_sigma}; without a jump leave this node out")
-    if process.sigma_limit <= jump_sigma or steps[0].sigma <= jump_sigma:
+    if steps[0].sigma <= jump_sigma:
         raise ValueError(f"jump_sigma {jump_sigma:g} is not below the first level {steps[0].sigma:g}; lower it")
     for i, step in enumerate(steps):
         if step.sigma <= jump_sigma:
-            return [*steps[:i], Step(step.sigma, 0.0, Update(0.0, (1.0,)), keep=step.keep)]
+            return [*steps[:i], Step(step.sigma, 0.0, RETURN_D, keep=step.keep)]
     return steps

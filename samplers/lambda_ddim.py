@@ -2,12 +2,11 @@
 import math
 from itertools import pairwise
 
+from .adams import integral
 from .clock import Clock, linear_vp_clock
 from .linear import Step, Update
 from .process import VE, Process
-from .transfer import eps_of
-
-QUADRATURE = 48
+from .transfer import RETURN_D, eps_of
 
 
 def plan_lambda_ddim(sigmas: list[float], *, lam: float = -1.0, time_map: str = "linear_vp", process: Process = VE,
@@ -37,22 +36,12 @@ def plan_lambda_ddim(sigmas: list[float], *, lam: float = -1.0, time_map: str = 
     for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         keep = (eps_of(VE, sigma),)
         if sigma_next == 0.0:
-            steps.append(Step(sigma, 0.0, Update(0.0, (1.0,)), keep=keep))
+            steps.append(Step(sigma, 0.0, RETURN_D, keep=keep))
             continue
         time, time_next = time_of(sigma), time_of(sigma_next)
-        grown = phi[i + 1] - phi[i] if phi else _growth(lam, sigma, sigma_next, time_of)
+        grown = phi[i + 1] - phi[i] if phi else integral(
+            lambda level: math.exp(lam * time_of(level)), sigma, sigma_next)
         back = math.exp(-lam * time_next)
         ratio = math.exp(lam * (time - time_next)) * (1.0 - lam * (time - time_next))
         steps.append(Step(sigma, sigma_next, Update(ratio, (0.0, back * grown)), keep=keep))
     return steps
-
-
-def _growth(lam: float, sigma: float, sigma_next: float, time_of) -> float:
-    """Integral of exp(lam t) over sigma from sigma to sigma_next, by quadrature in log sigma."""
-    import numpy as np
-
-    points, shares = np.polynomial.legendre.leggauss(QUADRATURE)
-    low, high = math.log(sigma), math.log(sigma_next)
-    levels = [math.exp(low + (point + 1.0) / 2.0 * (high - low)) for point in points]
-    return math.fsum(share * (high - low) / 2.0 * level * math.exp(lam * time_of(level))
-                     for share, level in zip(shares, levels))

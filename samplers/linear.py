@@ -80,7 +80,7 @@ def run(model, x: Tensor, steps: list[Step], *, noise_sampler=None, callback=Non
         if callback is not None:
             callback(i, x, denoised, step.sigma)
         for stage in step.stages:
-            inner = stage.update(x, values)
+            inner = stage.update(x, values, noise_of(stage.update, step))
             values = _remember(history, inner, model(inner, stage.sigma), stage.keep)
         noise = noise_of(step.predict, step)
         x_start, correct = x, step.correct

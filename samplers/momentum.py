@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from .linear import Step, Update
 from .process import VE, Process
-from .transfer import eps_of
+from .transfer import RETURN_D, eps_of
 
 METHODS = ("ghvb", "hb", "nesterov", "dpmpp_2m_hb")
 
@@ -42,7 +42,7 @@ def plan_momentum(sigmas: list[float], *, method: str = "ghvb", order: float = 3
     steps = []
     for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         keep, weights = _rule(method, min(i + 1, most), mixed, i, sigma)
-        predict = Update(0.0, (1.0,)) if sigma_next == 0.0 else Update(
+        predict = RETURN_D if sigma_next == 0.0 else Update(
             1.0, (0.0, *((sigma_next - sigma) * weight for weight in weights)))
         steps.append(Step(sigma, sigma_next, predict, keep=keep))
     return steps
@@ -74,12 +74,12 @@ def _dpm_solver_pp_heavy_ball(sigmas: list[float], beta: float, process: Process
         h = lams[i + 1] - lams[i]
         before = lams[i] - lams[i - 1] if i else math.inf
         # history, newest first: v_0, D_0, v_1, D_1, ...
-        current, extrapolated = Update(0.0, (1.0,)), Update(0.0, (0.0, 1.0))
+        current, extrapolated = RETURN_D, Update(0.0, (0.0, 1.0))
         if math.isfinite(before) and math.isfinite(h):
             slope = h / (2.0 * before)
             share = 1.0 if i == 1 else beta
             extrapolated = Update(0.0, (0.0, share * (1.0 + slope), 1.0 - share, -share * slope))
         scale = -process.alpha(sigma_next) * math.expm1(-h)
-        predict = Update(0.0, (1.0,)) if sigma_next == 0.0 else Update(sigma_next / sigma, (0.0, scale))
+        predict = RETURN_D if sigma_next == 0.0 else Update(sigma_next / sigma, (0.0, scale))
         steps.append(Step(sigma, sigma_next, predict, keep=(current, extrapolated)))
     return steps

@@ -15,14 +15,7 @@ def step_noise(start: Tensor, seed: int, stream: str) -> Callable[[float, float]
     the start noise, share nothing. start: the noise (B, ...) the run began with. Items that start from equal
     noise (all zeros where noise is disabled) are told apart by counting them.
     """
-    seen = Counter()
-    generators = []
-    for item in start.detach().cpu().contiguous().float():
-        digest = hashlib.blake2b(item.numpy().tobytes(), digest_size=16).digest()
-        key = f"{stream}/{seed}/{seen[digest]}/".encode() + digest
-        seen[digest] += 1
-        item_seed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
-        generators.append(torch.Generator("cpu").manual_seed(item_seed))
+    generators = [torch.Generator("cpu").manual_seed(item_seed) for item_seed in item_seeds(start, f"{stream}/{seed}")]
     shape, device = start.shape[1:], start.device
 
     def draw(sigma: float, sigma_next: float) -> Tensor:
@@ -30,3 +23,14 @@ def step_noise(start: Tensor, seed: int, stream: str) -> Callable[[float, float]
         return torch.stack(items).to(device, non_blocking=True)
 
     return draw
+
+
+def item_seeds(start: Tensor, stream: str) -> list[int]:
+    """A seed for each item of start (B, ...), made of the stream's name and the item's numbers."""
+    seen, seeds = Counter(), []
+    for item in start.detach().cpu().contiguous().float():
+        digest = hashlib.blake2b(item.numpy().tobytes(), digest_size=16).digest()
+        key = f"{stream}/{seen[digest]}/".encode() + digest
+        seen[digest] += 1
+        seeds.append(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1)
+    return seeds

@@ -1,11 +1,11 @@
 """PNDM and its relatives: constant Adams-Bashforth weights on the predicted noise, with different starts."""
 from itertools import pairwise
 
-from .adams import BASHFORTH, adams_steps, interval_weights
+from .adams import BASHFORTH, adams_steps, bashforth_weights
 from .clock import Clock
 from .linear import Stage, Step, Update
 from .process import VE, Process
-from .transfer import eps_of
+from .transfer import RETURN_D, eps_of
 
 VARIANTS = ("F-PNDM", "S-PNDM", "iPNDM", "iPNDM-V", "FON", "FON-published")
 
@@ -34,8 +34,7 @@ def plan_pndm(sigmas: list[float], *, variant: str = "iPNDM", max_order: int = 4
         return (sigma * sigma_next) ** 0.5
 
     if variant == "iPNDM-V":
-        return adams_steps(sigmas, process, lambda i: interval_weights(
-            sigmas[max(i + 1 - max_order, 0):i + 1][::-1], sigmas[i], sigmas[i + 1]))
+        return adams_steps(sigmas, process, lambda i: bashforth_weights(sigmas, i, max_order))
     if variant == "iPNDM":
         return adams_steps(sigmas, process, lambda i: [
             (sigmas[i + 1] - sigmas[i]) * weight for weight in BASHFORTH[min(i + 1, max_order) - 1]])
@@ -52,7 +51,7 @@ def _with_start(sigmas: list[float], process: Process, started: int, mid) -> lis
     for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         keep, h = (eps_of(VE, sigma),), sigma_next - sigma
         if sigma_next == 0.0:
-            steps.append(Step(sigma, 0.0, Update(0.0, (1.0,)), keep=keep))
+            steps.append(Step(sigma, 0.0, RETURN_D, keep=keep))
         elif i >= started:
             steps.append(Step(sigma, sigma_next, Update(1.0, _at_first_calls([h * w for w in weights], i, started)),
                               keep=keep))
@@ -90,7 +89,7 @@ def _fourth_order_numerical(sigmas: list[float], process: Process, clock: Clock 
         time = clock.time_of(sigma)
         keep = _change(clock, time, sigma, sigma)
         if sigma_next == 0.0:
-            steps.append(Step(sigma, 0.0, Update(0.0, (1.0,)), keep=keep))
+            steps.append(Step(sigma, 0.0, RETURN_D, keep=keep))
             continue
         time_next = clock.time_of(sigma_next)
         span, stages = time - time_next, []

@@ -44,3 +44,17 @@ def _short(sigmas: list[float]) -> str:
 
 VE = Process("VE", lambda sigma: 1.0, math.inf, lambda lam: math.exp(-lam))
 FLOW = Process("flow", lambda sigma: max(0.0, 1.0 - sigma), 1.0, lambda lam: 1.0 / (1.0 + math.exp(lam)))
+
+LAMBDA_MODES = ("log_snr", "log_sigma")
+
+
+def counted_in(process: Process, sigmas: list[float], lambda_mode: str) -> Process:
+    """The process whose lambda an integrator without noise may count in on a model of `process`.
+
+    'log_snr' is its own. 'log_sigma' takes VE's -log sigma on flow models too: v = (x - D) / sigma makes their equation
+    the same one, with a lambda that is finite at sigma = 1.
+    """
+    if lambda_mode not in LAMBDA_MODES:
+        raise ValueError(f"lambda_mode must be one of {', '.join(LAMBDA_MODES)}, got {lambda_mode!r}")
+    process.lams(sigmas)  # its own limits hold in both
+    return VE if lambda_mode == "log_sigma" else process

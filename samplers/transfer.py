@@ -1,4 +1,4 @@
-"""What solvers in the noise prediction share: eps out of a prediction, and the exact first-order step with it."""
+"""What the solvers share: eps out of a prediction, and the exact first-order step in its two forms."""
 from .linear import Update
 from .process import Process
 
@@ -6,6 +6,15 @@ from .process import Process
 def eps_of(process: Process, sigma: float) -> Update:
     """(x - alpha D) / sigma, of the state and its D."""
     return Update(1.0 / sigma, (-process.alpha(sigma) / sigma,))
+
+
+RETURN_D = Update(0.0, (1.0,))  # the step to sigma = 0
+
+
+def ddim(process: Process, sigma: float, sigma_to: float) -> tuple[float, float]:
+    """DDIM from sigma to any other level, cleaner or noisier: alpha_to D + sigma_to eps as coefficients of x and D."""
+    ratio = sigma_to / sigma
+    return ratio, process.alpha(sigma_to) - ratio * process.alpha(sigma)
 
 
 def first_order(process: Process, sigma: float, sigma_next: float) -> tuple[float, float, float]:

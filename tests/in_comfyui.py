@@ -1,146 +1,29 @@
 """Checks that run inside ComfyUI, under its own Python: `python in_comfyui.py COMFYUI_ROOT` prints a JSON object
 {check: "" or what went wrong}. test_comfyui.py starts it and reports each check as a test."""
-import importlib.util
-import json
 import sys
-import time
-import traceback
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, sys.argv[1])
-sys.argv = ["main.py", "--cpu"]
+from comfyui_pack import (
+    BEFORE,
+    KINDS,
+    LOAD_SECONDS,
+    NAME,
+    NODES,
+    PACK,
+    build,
+    close,
+    comfy,
+    expect_error,
+    levels_for,
+    run_checks,
+    sample,
+    sampler,
+    tables,
+    torch,
+    toy,
+    word,
+)
 
-import comfy.options  # noqa: E402
-
-comfy.options.enable_args_parsing()
-import comfy.model_management  # noqa: E402
-import comfy.sample  # noqa: E402
-import comfy.samplers  # noqa: E402
-import comfy.utils  # noqa: E402
-import latent_preview  # noqa: E402
-import torch  # noqa: E402
-
-KINDS = ("eps", "v", "flow")
-
-
-def tables():
-    """What other packs and the menus read of ComfyUI."""
-    import comfy.k_diffusion.sampling as sampling
-
-    import nodes
-
-    return {"samplers": list(comfy.samplers.SAMPLER_NAMES), "schedulers": list(comfy.samplers.SCHEDULER_NAMES),
-            "handlers": dict(comfy.samplers.SCHEDULER_HANDLERS), "nodes": dict(nodes.NODE_CLASS_MAPPINGS),
-            "functions": {name: getattr(sampling, name) for name in dir(sampling)},
-            "samplers_module": {name: getattr(comfy.samplers, name) for name in dir(comfy.samplers)}}
-
-
-def load_pack():
-    """Loads the pack as ComfyUI does: under a name that is its path."""
-    name = str(ROOT).replace(".", "_x_")
-    spec = importlib.util.spec_from_file_location(name, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module, sys.modules[f"{name}.host"], name
-
-
-BEFORE = tables()
-STARTED = time.perf_counter()
-PACK, HOST, NAME = load_pack()
-LOAD_SECONDS = time.perf_counter() - STARTED
-NODES = PACK.NODE_CLASS_MAPPINGS
-
-
-class Toy(torch.nn.Module):
-    """A network for latents of any shape whose denoised prediction is tanh(x + word), on every prediction type."""
-
-    def __init__(self, prediction, levels):
-        super().__init__()
-        self.prediction, self.levels = prediction, levels
-        self.weight = torch.nn.Parameter(torch.ones(()), requires_grad=False)
-        self.dtype, self.calls, self.fail_at = torch.float32, 0, None
-
-    def forward(self, x, timesteps, context=None, **_):
-        self.calls += 1
-        if self.calls == self.fail_at:
-            return x * float("nan")
-        wide = [-1] + [1] * (x.ndim - 1)
-        if self.prediction == "flow":
-            sigma = (timesteps / 1000.0).reshape(wide)
-        else:
-            sigma = self.levels.sigma(timesteps).reshape(wide)
-            x = x * (sigma.square() + 1.0).sqrt()
-        denoised = torch.tanh(x * 0.5 + context.mean((1, 2)).reshape(wide))
-        if self.prediction == "v":
-            return (x / (sigma.square() + 1.0) - denoised) * (sigma.square() + 1.0).sqrt() / sigma
-        return (x - denoised) / sigma
-
-
-def toy(prediction="eps", channels=4):
-    levels_module = sys.modules[f"{NAME}.models.levels"]
-    levels = levels_module.FlowLevels() if prediction == "flow" else levels_module.DiscreteLevels()
-    network = Toy(prediction, levels)
-    model = HOST.make_model(network, prediction=prediction, levels=levels, channels=channels,
-                            rgb_factors=[[0.1, 0.1, 0.1]] * channels)
-    return model, network
-
-
-def word(value):
-    return [[torch.full((1, 2, 3), value), {}]]
-
-
-def build(node, **inputs):
-    cls = NODES[node]
-    return getattr(cls(), cls.FUNCTION)(**inputs)
-
-
-def sampler(order=2, eta=0.0):
-    return build("OdeonSamplerExponentialAdams", order=order, eta=eta, s_noise=1.0)[0]
-
-
-def defaults(name, **changes):
-    """A SAMPLER of a node as it comes from the menu, with changes."""
-    inputs = {key: spec[1]["default"] for group in NODES[name].INPUT_TYPES().values() for key, spec in group.items()}
-    return build(name, **{**inputs, **changes})[0]
-
-
-def solvers(prediction):
-    """Every solver node as it comes, and what else takes another way through the loop."""
-    refused = {"OdeonSamplerAcceleratedDDIM", "OdeonSamplerLambdaDDIM"} if prediction == "flow" else set()
-    for name in NODES:
-        if hasattr(NODES[name], "PLAN") and name not in refused:
-            yield defaults(name)
-    yield sampler(2, eta=1.0)
-    yield defaults("OdeonSamplerDDIM", eta=1.0)
-    yield defaults("OdeonSamplerEDMHeun", s_churn=2.0)
-    yield defaults("OdeonSamplerDPMSolverPP", method="fast", order=3)
-    yield defaults("OdeonSamplerPNDM", variant="F-PNDM")
-    yield build("OdeonWrapUniC", sampler=defaults("OdeonSamplerDEIS", variant="rhoAB"), order=2, variant="bh2",
-                uncorrected=0)[0]
-
-
-def levels_for(prediction, steps=6):
-    if prediction == "flow":
-        return torch.linspace(1.0, 0.0, steps + 1)
-    return build("OdeonSigmasPower", steps=steps, sigma_max=14.614642, sigma_min=0.0291675, rho=7.0)[0]
-
-
-def sample(model, solver, sigmas, latent, *, noise=None, cfg=3.0, mask=None, callback=None, seed=5):
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(word(0.3), word(-0.2))
-    guider.set_cfg(cfg)
-    if noise is None:
-        noise = comfy.sample.prepare_noise(latent, seed)
-    with torch.inference_mode():
-        return guider.sample(noise, latent, solver, sigmas, denoise_mask=mask, callback=callback, disable_pbar=True,
-                             seed=seed)
-
-
-def close(a, b, tolerance, what):
-    difference = (a - b).abs().max().item()
-    assert difference <= tolerance, f"{what}: differs by {difference:.3g}, allowed {tolerance:g}"
+import latent_preview  # isort: skip
 
 
 def check_loads_fast_and_changes_no_table():
@@ -149,104 +32,6 @@ def check_loads_fast_and_changes_no_table():
         assert after[key] == value, f"loading the pack changed ComfyUI's {key}"
     assert LOAD_SECONDS < 0.5, f"took {LOAD_SECONDS:.2f} s"
     assert set(NODES) == set(PACK.NODE_DISPLAY_NAME_MAPPINGS)
-
-
-def check_every_shape_prediction_and_scale():
-    for shape in ((2, 4, 24), (2, 4, 8, 8), (1, 4, 3, 8, 8)):
-        for prediction in KINDS:
-            model, _ = toy(prediction)
-            for solver in solvers(prediction):
-                for cfg in (1.0, 3.0):
-                    out = sample(model, solver, levels_for(prediction), torch.zeros(shape), cfg=cfg)
-                    assert out.shape == shape and torch.isfinite(out).all()
-
-
-def check_euler_is_order_one():
-    for prediction in KINDS:
-        model, _ = toy(prediction)
-        ours = sample(model, sampler(1), levels_for(prediction), torch.zeros(1, 4, 8, 8))
-        core = sample(model, comfy.samplers.sampler_object("euler"), levels_for(prediction), torch.zeros(1, 4, 8, 8))
-        close(ours, core, 2e-5, f"order 1 against euler on {prediction}")
-
-
-def check_core_namesakes():
-    options = {"order": 2, "lower_order_below": 0, "third_order_term": "exact"}
-    for name, solver_type in (("dpmpp_2m", "midpoint"), ("res_multistep", "taylor")):
-        for prediction in ("eps", "v"):
-            model, _ = toy(prediction)
-            ours = sample(model, build("OdeonSamplerDPMSolverPP", solver_type=solver_type, **options)[0],
-                          levels_for(prediction, 12), torch.zeros(1, 4, 8, 8))
-            core = sample(model, comfy.samplers.sampler_object(name), levels_for(prediction, 12),
-                          torch.zeros(1, 4, 8, 8))
-            close(ours, core, 2e-5, f"{solver_type} against {name} on {prediction}")
-    for name, ours in (("euler", defaults("OdeonSamplerDDIM")), ("heun", defaults("OdeonSamplerEDMHeun")),
-                       ("ipndm", defaults("OdeonSamplerPNDM")),
-                       ("gradient_estimation", defaults("OdeonSamplerGradientEstimation"))):
-        for prediction in KINDS:
-            model, _ = toy(prediction)
-            out, core = (sample(model, solver, levels_for(prediction, 12), torch.zeros(1, 4, 8, 8))
-                         for solver in (ours, comfy.samplers.sampler_object(name)))
-            close(out, core, 5e-5, f"{name} on {prediction}")
-
-
-def check_methods_for_noise_prediction_say_so_on_flow_models():
-    model, _ = toy("flow")
-    for name in ("OdeonSamplerAcceleratedDDIM", "OdeonSamplerLambdaDDIM"):
-        expect_error("flow models", sample, model, defaults(name), levels_for("flow"), torch.zeros(1, 4, 8, 8))
-
-
-def check_samplers_with_steps_of_their_own():
-    latent = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    mask = torch.ones(1, 1, 8, 8)
-    mask[..., :4] = 0.0
-    for prediction in KINDS:
-        model, _ = toy(prediction)
-        fine = sample(model, sampler(3), levels_for(prediction, 300), torch.zeros(2, 4, 8, 8))
-        for name, options in (("OdeonSamplerPFODE", {"rtol": 1e-4, "atol": 1e-4}),
-                              ("OdeonSamplerDPMSolverAdaptive", {"rtol": 1e-3, "atol": 1e-3})):
-            seen = []
-            out = sample(model, defaults(name, **options), levels_for(prediction, 100), torch.zeros(2, 4, 8, 8),
-                         callback=lambda step, denoised, x, total, seen=seen: seen.append((step, total)))
-            close(out, fine, 0.02, f"{name} on {prediction}")
-            assert seen == sorted(seen) and seen[-1][0] >= 98 and seen[-1][1] == 100, seen
-            out = sample(model, defaults(name, **options), levels_for(prediction), latent.clone(), mask=mask)
-            close(out[..., :4], latent[..., :4], 1e-6, f"kept half of {name} on {prediction}")
-
-
-def check_models_own_time_reaches_the_plan():
-    """DEIS in the time of the model at hand is not DEIS in the published one, and both are near a fine run."""
-    model, _ = toy("eps")
-    fine = sample(model, sampler(3), levels_for("eps", 200), torch.zeros(1, 4, 8, 8))
-    coarse = sample(model, defaults("OdeonSamplerDDIM"), levels_for("eps", 12), torch.zeros(1, 4, 8, 8))
-    both = [sample(model, defaults("OdeonSamplerDEIS", time_map=time_map), levels_for("eps", 12),
-                   torch.zeros(1, 4, 8, 8)) for time_map in ("model", "linear_vp")]
-    assert not torch.allclose(*both, atol=1e-5)
-    for out in both:
-        assert (out - fine).norm() < 0.5 * (coarse - fine).norm()
-
-
-def check_masked_out_part_is_kept():
-    latent = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    mask = torch.ones(1, 1, 8, 8)
-    mask[..., :4] = 0.0
-    for prediction in KINDS:
-        model, _ = toy(prediction)
-        for solver in solvers(prediction):
-            out = sample(model, solver, levels_for(prediction), latent.clone(), mask=mask)
-            close(out[..., :4], latent[..., :4], 1e-6, f"kept half on {prediction}")
-            assert (out[..., 4:] - latent[..., 4:]).abs().max() > 0.1
-
-
-def check_item_of_a_batch_is_its_single_run():
-    latent = torch.zeros(3, 4, 8, 8)
-    noise = comfy.sample.prepare_noise(latent, 9)
-    for prediction in KINDS:
-        model, _ = toy(prediction)
-        for solver in solvers(prediction):
-            batch = sample(model, solver, levels_for(prediction), latent, noise=noise)
-            for i in range(3):
-                alone = sample(model, solver, levels_for(prediction), latent[:1], noise=noise[i:i + 1])
-                close(batch[i:i + 1], alone, 1e-5, f"item {i} on {prediction}")
 
 
 def check_seeds_and_second_runs():
@@ -261,30 +46,6 @@ def check_seeds_and_second_runs():
                               sample(model, solver, levels_for("eps"), torch.zeros(1, 4, 8, 8), seed=4, **fixed))
 
 
-def check_inputs_are_left_alone():
-    model, _ = toy()
-    options = json.dumps(model.model_options, default=str)
-    latent, sigmas = torch.ones(1, 4, 8, 8), levels_for("eps")
-    kept = latent.clone(), sigmas.clone()
-    for solver in solvers("eps"):
-        sample(model, solver, sigmas, latent)
-    assert torch.equal(sigmas, kept[1]) and torch.equal(latent, kept[0])
-    assert json.dumps(model.model_options, default=str) == options
-
-
-def check_callback_every_step_and_last_prediction():
-    model, _ = toy()
-    for solver in solvers("eps"):
-        seen = []
-        out = sample(model, solver, levels_for("eps"), torch.zeros(1, 4, 8, 8),
-                     callback=lambda step, denoised, x, total, seen=seen: seen.append((step, total, denoised)))
-        steps = [step for step, _, _ in seen]
-        whole = solver.sampler_function.plan_and_options[1].get("method") != "fast"
-        assert (steps == list(range(6)) if whole else steps == sorted(set(steps)) and steps[-1] == 5), steps
-        assert all(total == 6 for _, total, _ in seen)
-        close(out, seen[-1][2], 1e-6, "the result against the last prediction")
-
-
 def check_split_equals_single_run():
     for prediction in KINDS:
         model, _ = toy(prediction)
@@ -292,15 +53,6 @@ def check_split_equals_single_run():
         whole = sample(model, sampler(1), sigmas, latent)
         half = sample(model, sampler(1), sigmas[:4], latent)
         close(sample(model, sampler(1), sigmas[3:], half, noise=torch.zeros_like(latent)), whole, 1e-5, prediction)
-
-
-def expect_error(text, function, *args, **kwargs):
-    try:
-        function(*args, **kwargs)
-    except ValueError as error:
-        assert text in str(error), f"said {error}"
-    else:
-        raise AssertionError(f"no error; expected one with {text!r}")
 
 
 def check_bad_input_is_named():
@@ -312,6 +64,8 @@ def check_bad_input_is_named():
                  latent * float("nan"))
     network.calls, network.fail_at = 0, 3
     expect_error("at step 3 of 6 (sigma", sample, model, sampler(), levels_for("eps"), latent, cfg=1.0)
+    expect_error("above the model's highest level 14.6", sample, model, sampler(), torch.tensor([80.0, 1.0, 0.0]),
+                 latent)
     flow, _ = toy("flow")
     expect_error("flow sigmas must lie in [0, 1]", sample, flow, sampler(), levels_for("eps"), latent)
     assert torch.equal(sample(model, sampler(), torch.zeros(0), latent + 1.0), latent + 1.0)  # ComfyUI's own shortcut
@@ -491,19 +245,6 @@ def check_latents_made_under_inference_mode():
         latent = torch.zeros(1, 4, 8, 8)
     out = sample(model, sampler(2, eta=0.5), levels_for("eps"), latent)
     assert out.dtype == torch.float32 and torch.isfinite(out).all()
-
-
-def run_checks(found):
-    """Runs every check_ function and prints {name: "" or what went wrong}."""
-    results = {}
-    for name, function in list(found.items()):
-        if name.startswith("check_"):
-            try:
-                function()
-                results[name] = ""
-            except Exception:
-                results[name] = traceback.format_exc(limit=-4)
-    sys.__stdout__.write("\n" + json.dumps(results) + "\n")
 
 
 if __name__ == "__main__":

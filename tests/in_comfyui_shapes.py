@@ -1,7 +1,9 @@
 """Checks of the Shapes networks inside ComfyUI, run as in_comfyui.py is: `python in_comfyui_shapes.py COMFYUI_ROOT`."""
 import importlib
 
-from in_comfyui import HOST, NAME, NODES, close, comfy, latent_preview, levels_for, run_checks, sampler, torch
+from comfyui_pack import HOST, NAME, NODES, close, comfy, levels_for, run_checks, sampler, torch
+
+import latent_preview  # isort: skip
 
 
 def random_network(kind):

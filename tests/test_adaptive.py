@@ -47,7 +47,7 @@ def test_dpm_solver_adaptive_repeats_the_reference():
         options = {key: settings[key] for key in ("order", "rtol", "atol")}
         ends = [settings["sigma_max"], settings["sigma_min"]]
         out = sample_dpm_solver_adaptive(model_of(denoise, calls), start, ends, process=VE, **options)
-        assert (out - wanted).abs().max() < 1e-9 and len(calls) <= settings["nfe"], settings
+        assert (out - wanted).abs().max() < 1e-9 and 3 <= settings["nfe"] - len(calls) <= 8, settings
 
 
 @pytest.fixture(scope="module")

@@ -180,7 +180,7 @@ def test_what_judge_can_t_read_is_named(tmp_path):
     fails_with(odeon("judge", tmp_path / "gone"), "does not exist; give a folder of pictures or a workflow")
     fails_with(odeon("judge", tmp_path), "has no pictures")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing")
-    fails_with(odeon("judge", tmp_path), "broken.png can't be read")
+    fails_with(odeon("judge", tmp_path), "broken.png is no picture that Pillow can read")
 
 
 def test_check_lists_every_problem_at_once(tmp_path):

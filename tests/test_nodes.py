@@ -12,7 +12,8 @@ from odeon.host.workflow import describe, inputs_of
 
 NODES = sorted(NODE_CLASS_MAPPINGS)
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
-SOCKETS = {"MODEL", "CLIP", "VAE", "LATENT", "IMAGE", "MASK", "SIGMAS", "SAMPLER", "GUIDER", "NOISE", "CONDITIONING"}
+SOCKETS = {"MODEL", "CLIP", "VAE", "LATENT", "IMAGE", "MASK", "SIGMAS", "SAMPLER", "GUIDER", "NOISE", "CONDITIONING",
+           "ODEON_EMS", "ODEON_DC_RATIOS,STRING", "ODEON_IIA"}
 CORES = {name: getattr(cls, attribute) for name, cls in NODE_CLASS_MAPPINGS.items()
          for attribute in ("PLAN", "SAMPLE", "WRAP", "SCHEDULE", "RULE") if hasattr(cls, attribute)}
 
@@ -52,7 +53,8 @@ def test_every_input_is_valid_and_explained(name):
 def test_inputs_are_the_core_s_options_and_defaults(name):
     parameters = inspect.signature(CORES[name]).parameters
     given = {"sigmas", "process", "clock", "phi", "steps", "orders", "sampler", "x", "callback", "cond", "uncond",
-             "average", "scale", "model"}  # what the host supplies
+             "average", "scale", "model", "denoise", "denoised", "noise", "noise_seed", "ems", "ratios",
+             "iia"}  # what the host supplies
     options = {key: value.default for key, value in parameters.items() if key not in given}
     shown = {key: spec for key, spec in inputs(name).items() if key not in given}
     assert list(shown) == list(options)
@@ -93,7 +95,7 @@ def test_a_workflow_shows_it(name):
 
 def test_import_is_light():
     """Importing Odeon after torch takes under half a second and loads none of the heavy libraries."""
-    code = ("import sys, time, torch; sys.path.insert(0, {!r}); t = time.perf_counter(); import conftest; "
+    code = ("import sys, time, torch, pytest; sys.path.insert(0, {!r}); t = time.perf_counter(); import conftest; "
             "s = time.perf_counter() - t; "
             "heavy = {{'PIL', 'scipy', 'kornia', 'typer', 'rich', 'matplotlib'}} & set(sys.modules); "
             "sys.exit(f'{{s:.2f}} s, {{heavy}}' if s > 0.5 or heavy else 0)").format(str(ROOT / "tests"))

@@ -7,10 +7,10 @@ from gmm import UNIT_NOISE, denoise, denoise_flow, log_spaced, logit_spaced
 
 from odeon.samplers.accelerated_ddim import plan_accelerated_ddim
 from odeon.samplers.adams import interval_weights
-from odeon.samplers.bdia import ddim, plan_bdia
+from odeon.samplers.bdia import plan_bdia
 from odeon.samplers.clock import FLOW_CLOCK, clock_of_table, linear_vp_clock
 from odeon.samplers.corrector import add_corrector
-from odeon.samplers.dc_solver import plan_dc_solver
+from odeon.samplers.dc_solver import DCRatios, plan_dc_solver
 from odeon.samplers.ddim import plan_ddim
 from odeon.samplers.deis import TABLEAUS, plan_deis
 from odeon.samplers.dpm_solver import orders_of, plan_dpm_solver
@@ -24,6 +24,7 @@ from odeon.samplers.linear import run
 from odeon.samplers.momentum import plan_momentum
 from odeon.samplers.pndm import plan_pndm
 from odeon.samplers.process import FLOW, VE
+from odeon.samplers.transfer import ddim
 from odeon.samplers.unipc import plan_unipc
 
 VP_CLOCK = linear_vp_clock()
@@ -215,9 +216,9 @@ def test_bdia_runs_backwards():
 def test_dc_solver_with_ratios_of_one_is_unipc_and_moves_what_it_is_told():
     sigmas = [14.6, 9.0, 5.0, 2.0, 0.7, 0.2]
     plain = run(denoise, 14.6 * UNIT_NOISE, plan_unipc(sigmas, order=3))
-    ones = run(denoise, 14.6 * UNIT_NOISE, plan_dc_solver(sigmas, ratios=[1.0] * 5, variable="lambda"))
+    ones = run(denoise, 14.6 * UNIT_NOISE, plan_dc_solver(sigmas, ratios=DCRatios((1.0,) * 5), variable="lambda"))
     assert (ones - plain).abs().max() < 1e-12
-    moved = plan_dc_solver(sigmas, ratios=[1.0, 1.0, 1.2, 1.0, 1.0], variable="lambda")
+    moved = plan_dc_solver(sigmas, ratios=DCRatios((1.0, 1.0, 1.2, 1.0, 1.0)), variable="lambda")
     lams = [-math.log(sigma) for sigma in sigmas]
     weights = moved[2].keep[0].d_coefs
     for power in range(3):  # a polynomial in lambda is read where it was asked
@@ -278,8 +279,8 @@ def test_a_jump_returns_the_prediction_there():
     (lambda s: plan_gradient_estimation(s, mu=0.5, process=FLOW), "on flow models set mu to 0"),
     (lambda s: plan_accelerated_ddim(s, process=FLOW), "for flow models take DEIS rhoAB"),
     (lambda s: plan_lambda_ddim(s, process=FLOW), "which flow models have not"),
-    (lambda s: plan_dc_solver(s, ratios=[1.0]), "need one ratio for each of the 2 steps above sigma 0, got 1"),
-    (lambda s: plan_dc_solver(s, ratios=[1.1, 1.0]), "the first 2 ratios must be 1"),
+    (lambda s: plan_dc_solver(s, ratios=DCRatios((1.0,))), "need one ratio for each of the 2 steps above sigma 0"),
+    (lambda s: plan_dc_solver(s, ratios=DCRatios((1.1, 1.0))), "the first 2 ratios must be 1"),
     (lambda s: add_corrector(plan_edm_heun(s)), "UniC corrects samplers with one model call a step"),
     (lambda s: add_corrector(plan_ddim(s, eta=0.5)), "set its eta to 0"),
     (lambda s: add_corrector(plan_bdia(s)), "keeps something else, connect another"),

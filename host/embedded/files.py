@@ -109,22 +109,36 @@ class LoadImage:
 
     def load_image(self, image):
         import numpy as np
-        from PIL import Image, ImageOps
 
         path = find_input(image)
         if path is None:
             raise ValueError(f"image file {image!r} was not found in {_searched()}; put it there")
-        try:
-            picture = ImageOps.exif_transpose(Image.open(path))
-            picture.load()
-        except OSError as error:
-            raise ValueError(f"{path} is no picture that Pillow can read ({error}); choose another file") from error
-        pixels = torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255.0)
+        picture = open_picture(path)
+        pixels = pixels_of(picture)
         transparent = "A" in picture.getbands() or "transparency" in picture.info
         if not transparent:
             return (pixels[None], torch.zeros(1, 64, 64))
         alpha = np.asarray(picture.convert("RGBA").getchannel("A"), dtype=np.float32) / 255.0
         return (pixels[None], 1.0 - torch.from_numpy(alpha)[None])
+
+
+def open_picture(path: Path):
+    """A Pillow image, upright. Raises ValueError for what Pillow can't read."""
+    from PIL import Image, ImageOps
+
+    try:
+        picture = ImageOps.exif_transpose(Image.open(path))
+        picture.load()
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path} is no picture that Pillow can read ({error}); choose another file") from error
+    return picture
+
+
+def pixels_of(picture) -> torch.Tensor:
+    """A Pillow image as (H, W, 3) in [0, 1]."""
+    import numpy as np
+
+    return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255.0)
 
 
 def find_input(name: str) -> Path | None:

@@ -49,12 +49,13 @@ class Model:
         self.network = network
         self.channels = channels
         self.model_sampling = ModelSampling(prediction, levels)
-        self.rules = []
+        self.rules, self.changes = [], []
         self.model_options = {"transformer_options": {}}
 
     def clone(self) -> "Model":
         copy = object.__new__(Model)
-        copy.__dict__ = {**self.__dict__, "rules": list(self.rules), "model_options": _copied(self.model_options)}
+        copy.__dict__ = {**self.__dict__, "rules": list(self.rules), "changes": list(self.changes),
+                         "model_options": _copied(self.model_options)}
         return copy
 
     def set_model_patch(self, patch, name: str) -> None:

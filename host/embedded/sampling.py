@@ -9,16 +9,24 @@ from .model import Model
 
 
 class Noise:
-    """NOISE from a seed; None is no noise. Drawn as ComfyUI draws it, so a seed means the same picture in both."""
+    """NOISE from a seed; None is no noise. Drawn as ComfyUI draws it, so a seed means the same picture in both.
 
-    def __init__(self, seed: int | None):
+    change(noise) makes other noise of it.
+    """
+
+    def __init__(self, seed: int | None, change=None):
         self.seed = seed or 0
         self.enabled = seed is not None
+        self.change = change
 
     def generate_noise(self, latent: dict) -> Tensor:
-        samples = latent["samples"]
         if not self.enabled:
-            return torch.zeros_like(samples, device="cpu")
+            return torch.zeros_like(latent["samples"], device="cpu")
+        noise = self._drawn(latent)
+        return noise if self.change is None else self.change(noise)
+
+    def _drawn(self, latent: dict) -> Tensor:
+        samples = latent["samples"]
         generator = torch.Generator("cpu").manual_seed(self.seed)
         indices = latent.get("batch_index")
         if indices is None:
@@ -76,6 +84,12 @@ class _Run:
         return denoised * denoise_mask + self.latent_image * (1.0 - denoise_mask)
 
     def _guided(self, x: Tensor, sigma: Tensor) -> Tensor:
+        denoised = self._by_rules(x, sigma)
+        for change in self.inner_model.model_patcher.changes:
+            denoised = change(denoised, sigma)
+        return denoised
+
+    def _by_rules(self, x: Tensor, sigma: Tensor) -> Tensor:
         guider = self.inner_model
         cond = self._predict(x, sigma, guider.positive, 0)
         if guider.negative is None or math.isclose(guider.cfg, 1.0):

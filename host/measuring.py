@@ -1,0 +1,102 @@
+"""Long measurements on a user's model: run inside the host's own sampling, kept through interruptions."""
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ..measure.kept import read_tensors, write_tensors
+from ..measure.progress import Progress
+
+SAVE_SECONDS = 5.0
+
+
+class Measuring:
+    """A sampler function in ComfyUI's form that measures instead of sampling; `result` is the last state.
+
+    start(denoise, x, state=..., process=..., clock=...) -> Iterator[Progress], with denoise(x, sigma: float) -> D and
+    x the state that a run would start from. partial: the file that holds what is measured so far, read at the start
+    and removed at the end; about: what it must have been measured on to be read. report(progress) draws, and raises
+    where the user interrupts.
+    """
+
+    def __init__(self, start: Callable[..., Iterator[Progress]], *, partial: Path, about: dict, cost: int,
+                 report: Callable[[Progress], None], process_of, clock_of):
+        self.start, self.partial, self.about, self.cost = start, partial, about, cost
+        self.report, self.process_of, self.clock_of = report, process_of, clock_of
+        self.result: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def __call__(self, model, x: Tensor, sigmas: Tensor, extra_args=None, callback=None, disable=None) -> Tensor:
+        patcher, extra_args = model.inner_model.model_patcher, extra_args or {}
+
+        def denoise(x: Tensor, sigma: float) -> Tensor:
+            return model(x, x.new_full((x.shape[0],), sigma), **extra_args)
+
+        name, state = self.about["what"], read_tensors(self.partial)[0] if self.partial.is_file() else None
+        logging.info("Odeon: %s takes about %d model calls%s", name, self.cost,
+                     "; going on with what an earlier run measured" if state else "")
+        kept, saved_at = state, time.monotonic()
+        try:
+            with tqdm(total=self.cost, desc=name, unit="call") as bar:
+                for progress in self.start(denoise, x, state=state, process=self.process_of(patcher),
+                                           clock=lambda: self.clock_of(patcher)):
+                    kept = progress.state
+                    bar.total = progress.total
+                    bar.update(progress.done - bar.n)
+                    if time.monotonic() - saved_at > SAVE_SECONDS:
+                        write_tensors(self.partial, kept, self.about)
+                        saved_at = time.monotonic()
+                    self.report(progress)
+        except BaseException:  # an interruption too: what was measured stays
+            if kept:
+                write_tensors(self.partial, kept, self.about)
+            raise
+        self.partial.unlink(missing_ok=True)
+        self.result = kept
+        return x
+
+
+def key_of(value) -> str:
+    """A short name for anything made of numbers, words, tensors, lists and dicts; other objects go by their type."""
+    digest = hashlib.blake2b(digest_size=12)
+
+    def add(value) -> None:
+        if isinstance(value, Tensor):
+            digest.update(repr(tuple(value.shape)).encode())
+            digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+        elif isinstance(value, dict):
+            for name in sorted(value, key=str):
+                digest.update(str(name).encode())
+                add(value[name])
+        elif isinstance(value, (list, tuple)):
+            digest.update(str(len(value)).encode())
+            for item in value:
+                add(item)
+        else:
+            shown = value if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__
+            digest.update(repr(shown).encode())
+
+    add(value)
+    return digest.hexdigest()
+
+
+def fingerprint(network: nn.Module, originals: dict[str, Tensor]) -> dict:
+    """What tells a network from others: the shapes of its weights, and one value of up to 64 of them.
+
+    originals: weights by name as they were before a LoRA changed them in place.
+    """
+    state = network.state_dict()
+    names = sorted(name for name, value in state.items() if value.numel() > 1)[::max(len(state) // 64, 1)]
+    values = [originals.get(name, state[name]).reshape(-1)[7 % state[name].numel()].item() for name in names]
+    return {"layout": key_of([[name, list(value.shape)] for name, value in sorted(state.items())]), "values": values}
+
+
+def same_weights(one: dict, other: dict) -> bool:
+    """Whether two fingerprints are of one network, in whatever of float32, bfloat16 or float16 it was loaded."""
+    return one["layout"] == other["layout"] and all(
+        abs(a - b) <= 0.005 * max(abs(a), abs(b)) + 1e-6 for a, b in zip(one["values"], other["values"]))

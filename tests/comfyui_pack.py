@@ -1,0 +1,151 @@
+"""What the checks inside ComfyUI share: the pack loaded there, a network to run it on, and how results are told.
+
+Imported by scripts that run under ComfyUI's own Python with its folder as their argument."""
+import importlib.util
+import json
+import sys
+import time
+import traceback
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, sys.argv[1])
+sys.argv = ["main.py", "--cpu"]
+
+import comfy.options  # noqa: E402
+
+comfy.options.enable_args_parsing()
+import comfy.model_management  # noqa: E402
+import comfy.sample  # noqa: E402
+import comfy.samplers  # noqa: E402
+import comfy.utils  # noqa: E402
+import torch  # noqa: E402
+
+KINDS = ("eps", "v", "flow")
+
+
+def tables():
+    """What other packs and the menus read of ComfyUI."""
+    import comfy.k_diffusion.sampling as sampling
+
+    import nodes
+
+    return {"samplers": list(comfy.samplers.SAMPLER_NAMES), "schedulers": list(comfy.samplers.SCHEDULER_NAMES),
+            "handlers": dict(comfy.samplers.SCHEDULER_HANDLERS), "nodes": dict(nodes.NODE_CLASS_MAPPINGS),
+            "functions": {name: getattr(sampling, name) for name in dir(sampling)},
+            "samplers_module": {name: getattr(comfy.samplers, name) for name in dir(comfy.samplers)}}
+
+
+def load_pack():
+    """Loads the pack as ComfyUI does: under a name that is its path."""
+    name = str(ROOT).replace(".", "_x_")
+    spec = importlib.util.spec_from_file_location(name, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module, sys.modules[f"{name}.host"], name
+
+
+BEFORE = tables()
+STARTED = time.perf_counter()
+PACK, HOST, NAME = load_pack()
+LOAD_SECONDS = time.perf_counter() - STARTED
+NODES = PACK.NODE_CLASS_MAPPINGS
+
+
+class Toy(torch.nn.Module):
+    """A network for latents of any shape whose denoised prediction is tanh(x + word), on every prediction type."""
+
+    def __init__(self, prediction, levels):
+        super().__init__()
+        self.prediction, self.levels = prediction, levels
+        self.weight = torch.nn.Parameter(torch.ones(()), requires_grad=False)
+        self.dtype, self.calls, self.fail_at = torch.float32, 0, None
+
+    def forward(self, x, timesteps, context=None, **_):
+        self.calls += 1
+        if self.calls == self.fail_at:
+            return x * float("nan")
+        wide = [-1] + [1] * (x.ndim - 1)
+        if self.prediction == "flow":
+            sigma = (timesteps / 1000.0).reshape(wide)
+        else:
+            sigma = self.levels.sigma(timesteps).reshape(wide)
+            x = x * (sigma.square() + 1.0).sqrt()
+        denoised = torch.tanh(x * 0.5 + context.mean((1, 2)).reshape(wide))
+        if self.prediction == "v":
+            return (x / (sigma.square() + 1.0) - denoised) * (sigma.square() + 1.0).sqrt() / sigma
+        return (x - denoised) / sigma
+
+
+def toy(prediction="eps", channels=4):
+    levels_module = sys.modules[f"{NAME}.models.levels"]
+    levels = levels_module.FlowLevels() if prediction == "flow" else levels_module.DiscreteLevels()
+    network = Toy(prediction, levels)
+    model = HOST.make_model(network, prediction=prediction, levels=levels, channels=channels,
+                            rgb_factors=[[0.1, 0.1, 0.1]] * channels)
+    return model, network
+
+
+def word(value):
+    return [[torch.full((1, 2, 3), value), {}]]
+
+
+def build(node, **inputs):
+    cls = NODES[node]
+    return getattr(cls(), cls.FUNCTION)(**inputs)
+
+
+def sampler(order=2, eta=0.0):
+    return build("OdeonSamplerExponentialAdams", order=order, eta=eta, s_noise=1.0)[0]
+
+
+def defaults(name, **changes):
+    """A SAMPLER of a node as it comes from the menu, with changes."""
+    inputs = {key: spec[1]["default"] for group in NODES[name].INPUT_TYPES().values() for key, spec in group.items()
+              if "default" in spec[1]}
+    return build(name, **{**inputs, **changes})[0]
+
+
+def levels_for(prediction, steps=6):
+    if prediction == "flow":
+        return torch.linspace(1.0, 0.0, steps + 1)
+    return build("OdeonSigmasPower", steps=steps, sigma_max=14.614642, sigma_min=0.0291675, rho=7.0)[0]
+
+
+def sample(model, solver, sigmas, latent, *, noise=None, cfg=3.0, mask=None, callback=None, seed=5):
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(word(0.3), word(-0.2))
+    guider.set_cfg(cfg)
+    if noise is None:
+        noise = comfy.sample.prepare_noise(latent, seed)
+    with torch.inference_mode():
+        return guider.sample(noise, latent, solver, sigmas, denoise_mask=mask, callback=callback, disable_pbar=True,
+                             seed=seed)
+
+
+def close(a, b, tolerance, what):
+    difference = (a - b).abs().max().item()
+    assert difference <= tolerance, f"{what}: differs by {difference:.3g}, allowed {tolerance:g}"
+
+
+def expect_error(text, function, *args, **kwargs):
+    try:
+        function(*args, **kwargs)
+    except ValueError as error:
+        assert text in str(error), f"said {error}"
+    else:
+        raise AssertionError(f"no error; expected one with {text!r}")
+
+
+def run_checks(found):
+    """Runs every check_ function and prints {name: "" or what went wrong}."""
+    results = {}
+    for name, function in list(found.items()):
+        if name.startswith("check_"):
+            try:
+                function()
+                results[name] = ""
+            except Exception:
+                results[name] = traceback.format_exc(limit=-4)
+    sys.__stdout__.write("\n" + json.dumps(results) + "\n")
