@@ -1,4 +1,5 @@
 """python -m odeon.bench WHAT: measures the numbers that help pages, model cards and README print."""
+import sys
 from typing import Annotated
 
 import typer
@@ -6,7 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ..models.weights import NETWORKS
-from .shapes import COUNTS, STEPS, measure_cost, measure_model, write_card
+from .shapes import COUNTS, measure_cost, measure_model, write_card
+from .solvers_problems import PROBLEMS
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -26,19 +28,42 @@ def shapes(
 ) -> None:
     """What a Shapes model draws: agreement by number of things and CFG, all figures by Euler steps, time and memory."""
     figures = measure_model(model, scales=cfg, count=count)
-    table = Table(title=f"{model}: right objects at 50 Euler steps, held-out captions, percent")
+    table = Table(title=f"{model}: right objects at {figures['steps_of_cfg']} Euler steps, held-out captions, percent")
     for name in ("CFG", *(f"{n} thing{'s' * (n > 1)}" for n in COUNTS)):
         table.add_column(name)
     for scale, row in figures["by_cfg"].items():
         table.add_row(scale, *(f"{100.0 * row[f'things_{n}']['object']:.1f}" for n in COUNTS))
-    steps = Table("figure", *map(str, STEPS), title=f"by Euler steps, CFG {cfg[0]:g}, one to three things")
-    for key in figures["by_steps"][str(STEPS[0])]:
-        steps.add_row(key, *(f"{figures['by_steps'][str(n)][key]:.3f}" for n in STEPS))
+    by_steps = figures["by_steps"]
+    steps = Table("figure", *by_steps, title=f"by Euler steps, CFG {cfg[0]:g}, one to three things")
+    for key in next(iter(by_steps.values())):
+        steps.add_row(key, *(f"{by_steps[count][key]:.3f}" for count in by_steps))
     figures["cost"] = measure_cost(model)
     shown = Console()
     shown.print(table, steps, figures["cost"])
     if write:
         write_card(model, figures)
+
+
+@app.command()
+def solvers(
+    problem: Annotated[list[str] | None, typer.Option(help=f"Only this one of {', '.join(PROBLEMS)}.")] = None,
+    count: Annotated[int, typer.Option(help="Pictures of a Shapes model, held-out captions.", min=1)] = 5,
+    write: Annotated[bool, typer.Option(help="Put the tables into docs/solvers.md of the checkout.")] = False,
+) -> None:
+    """Error to the converged solution by model calls: ours, ComfyUI's own and diffusers'. Needs a checkout."""
+    from . import solvers_page
+    from .solvers import measure
+
+    names = problem or list(PROBLEMS)
+    if not set(names) <= set(PROBLEMS):
+        raise typer.BadParameter(f"problem must be one of {', '.join(PROBLEMS)}, got {', '.join(names)}")
+    if write and names != list(PROBLEMS):
+        raise typer.BadParameter("the page has all problems; leave --problem out")
+    found, setting = measure(names, count=count)
+    shown = Console(width=None if sys.stdout.isatty() else 160)
+    shown.print(solvers_page.made_by(setting), *solvers_page.tables(found, setting), highlight=False)
+    if write:
+        shown.print(f"written to {solvers_page.write(found, setting)}", highlight=False)
 
 
 if __name__ == "__main__":
