@@ -119,6 +119,27 @@ def bdia(settings):
     return plan_bdia(settings["sigmas_ve"], gamma=settings["gamma"])
 
 
+def bdia_ddim_sampling(settings):
+    return plan_bdia(settings["sigmas_ve"], gamma=settings["gamma"])
+
+
+def comfy_ode(settings):
+    """ComfyUI's samplers that are methods of ours."""
+    sigmas, name = settings.get("sigmas"), settings["sampler"].removeprefix("sample_")
+    if name == "dpm_fast":
+        ends = [settings["sigma_max"] * (settings["sigma_min"] / settings["sigma_max"]) ** (i / settings["n"])
+                for i in range(settings["n"] + 1)]
+        return plan_dpm_solver(ends, order=3, method="fast")
+    return {"euler": lambda: plan_ddim(sigmas), "heun": lambda: plan_edm_heun(sigmas),
+            "dpm_2": lambda: plan_dpm_solver(sigmas, order=2),
+            "dpmpp_2m": lambda: plan_dpm_solver_pp(sigmas, lower_order_below=0),
+            "lms": lambda: plan_pndm(sigmas, variant="iPNDM-V"),
+            "ipndm": lambda: plan_pndm(sigmas, variant="iPNDM", max_order=settings.get("max_order", 4)),
+            "deis": lambda: plan_deis(sigmas, ab_order=2, time_map="linear_vp"),
+            "gradient_estimation": lambda: plan_gradient_estimation(sigmas, gamma=settings.get("ge_gamma", 2.0)),
+            }[name]()
+
+
 def conjugate_ddim(settings):
     return plan_lambda_ddim(settings["sigmas_ve"], lam=settings["lam"], phi=settings["Phi"])
 
@@ -128,9 +149,10 @@ def quadrature_ddim(settings):
 
 
 CASES = (dpm_solver, dpm_solver_pp, dpm_solver_pp_sde, ddim_eta, edm_heun, pndm, deis, unipc, momentum,
-         gradient_estimation, accelerated_ddim, bdia, conjugate_ddim, quadrature_ddim)
-# the reference integrates by sums and adaptive steps there
-TOLERANCES = {"t_ab": 3e-5, "rho_ab": 1e-6, "conjugate_ddim": 1e-8, "quadrature_ddim": 1e-5}
+         gradient_estimation, accelerated_ddim, bdia_ddim_sampling, comfy_ode, bdia, conjugate_ddim, quadrature_ddim)
+# the reference integrates by sums and adaptive steps there; ComfyUI's deis has another time
+TOLERANCES = {"t_ab": 3e-5, "sample_deis": 3e-3, "sample_lms": 1e-7, "rho_ab": 1e-6, "conjugate_ddim": 1e-8,
+              "quadrature_ddim": 1e-5}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
@@ -151,11 +173,12 @@ def test_golden_parity(case):
         start, wanted = (torch.tensor(values, dtype=torch.float64).reshape(-1, 16)
                          for values in (golden["starts"][entry["start"]], entry["x_final"]))
 
-        def model(x, sigma, calls=calls):
+        def model(x, sigma, calls=calls, settings=settings):
             calls.append(sigma)
-            return denoise(x, sigma)
+            return denoise(x, sigma, settings.get("label"))
 
         out = run(model, start, steps, noise_sampler=lambda sigma, sigma_next, noises=noises: next(noises))
-        tolerance = TOLERANCES.get(case.__name__, TOLERANCES.get(settings.get("method"), 1e-9))
+        kind = settings.get("method", settings.get("sampler"))
+        tolerance = TOLERANCES.get(case.__name__, TOLERANCES.get(kind, 1e-9))
         assert (out - wanted).abs().max() < tolerance, settings
         assert len(calls) == settings.get("nfe", len(calls)), settings
