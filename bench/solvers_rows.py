@@ -219,8 +219,7 @@ DIFFERENT = (
      "in another place) and keeps a lower order for it. Its weights reach further ahead, which at few steps on "
      "shrinking levels can land nearer all the same. ComfyUI's lms is what it should be."),
     ("uni_pc", "UniPC 3 bh1", "puts sigma 0.001 in the place of the final 0, in the SIGMAS tensor it is given: the "
-     "next node that reads it gets other levels. It ends on orders 2 and 1, of which the last is that step; ours ends "
-     "on orders 2 and 1 before the step to 0."),
+     "next node that reads it gets other levels. Otherwise the method, in -log sigma on flow models too."),
     ("uni_pc_bh2", "UniPC 3", "does the same."),
     ("deis", "DEIS tAB 2", "extrapolates in the time of one fixed noise schedule, made for sigma 0.002 to 80, whatever "
      "the model. Its order is right."),
@@ -236,10 +235,12 @@ DIFFERENT = (
 
 # Why ours is worse than a namesake somewhere: (ours, theirs) -> words, those that begin with "flow" for flow models.
 FIRST = "flow: log-SNR is infinite at the first level; ours leaves it out of the history, this one reads 0.9999 there"
-VE_FORM = "flow: works in -log sigma, which is finite at the first level; ours in log-SNR, without that level's history"
-UNIC = "flow: corrects the first step, reading 0.9999 for its level; ours does not"
+VE_FORM = ("flow: works in -log sigma throughout; ours in log-SNR but for the first two steps (lambda_mode log_sigma does "
+           "as it does)")
+SECOND = "flow: takes the second step in log-SNR from 0.9999, ours in -log sigma from 1"
+UNIC = "flow: reads 0.9999 for the first level, also in the history of the second step, where ours has none"
 START = "flow: takes its first step in log-SNR from 0.9999, ours in -log sigma from 1"
-END = "ends on order 2 before the step to 0, ours on order 1"
+END = "ends on orders 2 and 1 above the last level, ours counts the step to 0 as the last of them"
 STAGE = "weighs its third call's state as order 2 does, ours by the exact integral"
 REASONS = {
     ("iPNDM-V", "ipndm_v"): ("its weights are not Adams-Bashforth's, see above",),
@@ -249,18 +250,19 @@ REASONS = {
     ("DPM-Solver++ 2S, grouped", "DPMSolverSinglestep ++2"): (START,),
     ("DPM-Solver++ 3S, grouped", "DPMSolverSinglestep ++3"): (STAGE, START),
     ("DPM-Solver 3, fast", "dpm_fast"): ("spends the last call on the path, ours on the prediction",),
-    ("DPM-Solver 2M taylor, low below 15", "DEISMultistep 2"): (FIRST,),
-    ("DPM-Solver 3M taylor, low below 15", "DEISMultistep 3"): (FIRST,),
+    ("DPM-Solver 2M taylor, low below 15", "DEISMultistep 2"): (END, FIRST),
+    ("DPM-Solver 3M taylor, low below 15", "DEISMultistep 3"): (END, FIRST),
+    ("DPM-Solver 3M, low below 15, reference", "DPMSolverMultistep 3"): (END,),
     ("DPM-Solver++ 2M taylor to the end", "res_multistep"): (VE_FORM,),
-    ("DPM-Solver++ 2M to the end", "dpmpp_2m_sde, eta 0"): (FIRST,),
-    ("DPM-Solver++ 2M to the end", "DPMSolverMultistep ++2"): (FIRST,),
-    ("DPM-Solver++ 2M taylor to the end", "dpmpp_2m_sde_heun, eta 0"): (FIRST,),
-    ("DPM-Solver++ 2M taylor to the end", "DPMSolverMultistep ++2 heun"): (FIRST,),
+    ("DPM-Solver++ 2M to the end", "dpmpp_2m_sde, eta 0"): (SECOND,),
+    ("DPM-Solver++ 2M to the end", "DPMSolverMultistep ++2"): (SECOND,),
+    ("DPM-Solver++ 2M taylor to the end", "dpmpp_2m_sde_heun, eta 0"): (SECOND,),
+    ("DPM-Solver++ 2M taylor to the end", "DPMSolverMultistep ++2 heun"): (SECOND,),
     ("DPM-Solver++ 3M to the end, reference", "dpmpp_3m_sde, eta 0"): (FIRST,),
     ("DPM-Solver++ 3M to the end, reference", "DPMSolverMultistep ++3"): ("other orders in the second and last step",
                                                                           FIRST),
     ("UniPC 2 to the end", "UniPCMultistep 2"): (UNIC,),
-    ("UniPC 3", "UniPCMultistep 3"): (END, UNIC),
-    ("UniPC 3", "uni_pc_bh2"): (END, VE_FORM),
-    ("UniPC 3 bh1", "uni_pc"): (END, VE_FORM),
+    ("UniPC 3", "UniPCMultistep 3"): (UNIC,),
+    ("UniPC 3", "uni_pc_bh2"): (VE_FORM,),
+    ("UniPC 3 bh1", "uni_pc"): (VE_FORM,),
 }
