@@ -235,8 +235,8 @@ DIFFERENT = (
 
 # Why ours is worse than a namesake somewhere: (ours, theirs) -> words, those that begin with "flow" for flow models.
 FIRST = "flow: log-SNR is infinite at the first level; ours leaves it out of the history, this one reads 0.9999 there"
-VE_FORM = ("flow: works in -log sigma throughout; ours in log-SNR but for the first two steps (lambda_mode log_sigma does "
-           "as it does)")
+VE_FORM = ("flow: works in -log sigma throughout; ours in log-SNR but for the first two steps (lambda_mode log_sigma "
+           "does as it does)")
 SECOND = "flow: takes the second step in log-SNR from 0.9999, ours in -log sigma from 1"
 UNIC = "flow: reads 0.9999 for the first level, also in the history of the second step, where ours has none"
 START = "flow: takes its first step in log-SNR from 0.9999, ours in -log sigma from 1"
