@@ -29,7 +29,8 @@ S_NOISE = FLOAT(1.0, 0.0, 2.0, "Factor on the fresh noise; 1 keeps the noise lev
                 "fine detail. No effect at eta 0.", step=0.001, advanced=True)
 SEED = INT(0, 0, 2 ** 64 - 1, "The same number draws the same noise.", control_after_generate=True)
 LAMBDA_MODE = CHOICE(["log_snr", "log_sigma"], "Flow models: what steps are measured in. log_snr is the methods' own; "
-                     "log_sigma, ComfyUI's way, often gains from 8 steps on at order 2, and loses at order 3.",
+                     "log_sigma, ComfyUI's way, gains with DPM-Solver singlestep; with the others it mostly loses "
+                     "at few steps.",
                      advanced=True)
 STEPS = INT(10, 1, 10000, "Steps of the schedule; most samplers call the model once a step.")
 DENOISE = FLOAT(1.0, 0.0, 1.0, "Share of the schedule to keep, counted from its end: 1 starts from pure noise, lower "

@@ -1,6 +1,7 @@
 """SDE-DPM-Solver++: the data prediction carried along the reverse SDE, fresh noise in every step."""
 import math
 from itertools import pairwise
+from typing import NamedTuple
 
 from .dpm_solver import between, differences, third_order_is_halved
 from .exponential import decay
@@ -9,6 +10,18 @@ from .process import VE, Process
 from .transfer import RETURN_D
 
 METHODS = ("multistep", "singlestep", "ancestral")
+
+
+class _Options(NamedTuple):
+    """What the three methods take. midpoint and halve_t2: see differences; r, shared: of the second call."""
+    process: Process
+    eta: float
+    s_noise: float
+    order: int
+    midpoint: bool
+    halve_t2: bool
+    r: float
+    shared: bool
 
 
 def plan_dpm_solver_pp_sde(sigmas: list[float], *, order: int = 2, method: str = "multistep", eta: float = 1.0,
@@ -31,21 +44,14 @@ def plan_dpm_solver_pp_sde(sigmas: list[float], *, order: int = 2, method: str =
     _check(method, order, solver_type, stage_noise)
     if eta < 0.0 or not 0.0 < r < 1.0:
         raise ValueError(f"need eta >= 0 and 0 < r < 1, got eta {eta} and r {r}")
-    halved, lams = third_order_is_halved(third_order_term), process.lams(sigmas)
+    options = _Options(process, eta, s_noise, order, solver_type == "midpoint" and order == 2,
+                       third_order_is_halved(third_order_term), r, stage_noise == "shared")
+    lams = process.lams(sigmas)
     if method == "multistep":
-        return _multistep(sigmas, lams, order, (eta, s_noise), (solver_type == "midpoint" and order == 2, halved),
-                          process)
-    steps = []
-    for sigma, sigma_next in pairwise(sigmas):
-        if sigma_next == 0.0:
-            steps.append(Step(sigma, 0.0, RETURN_D))
-        elif order == 1:
-            steps.append(_first(sigma, sigma_next, eta, s_noise, process))
-        elif method == "ancestral":
-            steps.append(_ancestral(sigma, sigma_next, (eta, s_noise, r), process))
-        else:
-            steps.append(_singlestep(sigma, sigma_next, (eta, s_noise, r), process, stage_noise == "shared"))
-    return steps
+        return _multistep(sigmas, lams, options)
+    step_of = _first if order == 1 else {"ancestral": _ancestral, "singlestep": _singlestep}[method]
+    return [Step(sigma, 0.0, RETURN_D) if sigma_next == 0.0 else step_of(sigma, sigma_next, options)
+            for sigma, sigma_next in pairwise(sigmas)]
 
 
 def _check(method: str, order: int, solver_type: str, stage_noise: str) -> None:
@@ -59,17 +65,16 @@ def _check(method: str, order: int, solver_type: str, stage_noise: str) -> None:
         raise ValueError(f"stage_noise must be 'shared' or 'fresh', got {stage_noise!r}")
 
 
-def _multistep(sigmas: list[float], lams: list[float], order: int, strength: tuple[float, float],
-               weighting: tuple[bool, bool], process: Process) -> list[Step]:
-    eta, s_noise = strength
-    steps = []
+def _multistep(sigmas: list[float], lams: list[float], options: _Options) -> list[Step]:
+    process, eta, steps = options.process, options.eta, []
     for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         h = lams[i + 1] - lams[i]
-        past = [b - a for a, b in pairwise(lams[:i + 1]) if math.isfinite(b - a)][::-1][:order - 1]
+        past = [b - a for a, b in pairwise(lams[:i + 1]) if math.isfinite(b - a)][::-1][:options.order - 1]
         alpha_next, z = process.alpha(sigma_next), (1.0 + eta) * h
-        coefs = [alpha_next * w for w in (differences(h, past, z, *weighting) if math.isfinite(h) else [0.0])]
+        weights = differences(h, past, z, options.midpoint, options.halve_t2) if math.isfinite(h) else [0.0]
+        coefs = [alpha_next * w for w in weights]
         coefs[0] -= alpha_next * math.expm1(-z)
-        noise = s_noise * sigma_next * math.sqrt(1.0 - decay(eta, 2.0 * h))
+        noise = options.s_noise * sigma_next * math.sqrt(1.0 - decay(eta, 2.0 * h))
         steps.append(Step(sigma, sigma_next, Update(sigma_next / sigma * decay(eta, h), tuple(coefs), noise)))
     return steps
 
@@ -87,30 +92,29 @@ def _transfer(process: Process, sigma: float, sigma_to: float, down: float) -> t
     return down / sigma, process.alpha(sigma_to) - down / sigma * process.alpha(sigma)
 
 
-def _first(sigma: float, sigma_next: float, eta: float, s_noise: float, process: Process) -> Step:
-    down, up = _split(process, sigma, sigma_next, eta)
-    x_coef, d_coef = _transfer(process, sigma, sigma_next, down)
-    return Step(sigma, sigma_next, Update(x_coef, (d_coef,), s_noise * up))
+def _first(sigma: float, sigma_next: float, options: _Options) -> Step:
+    down, up = _split(options.process, sigma, sigma_next, options.eta)
+    x_coef, d_coef = _transfer(options.process, sigma, sigma_next, down)
+    return Step(sigma, sigma_next, Update(x_coef, (d_coef,), options.s_noise * up))
 
 
-def _ancestral(sigma: float, sigma_next: float, options: tuple[float, float, float], process: Process) -> Step:
+def _ancestral(sigma: float, sigma_next: float, options: _Options) -> Step:
     """2S in the VE form to the level whose noise is left, then fresh noise; alpha is brought back with it."""
-    eta, s_noise, r = options
-    down, up = _split(process, sigma, sigma_next, eta)
+    process, r = options.process, options.r
+    down, up = _split(process, sigma, sigma_next, options.eta)
     if down == 0.0:  # nothing of the old noise is left, so there is no level to go to
-        return _first(sigma, sigma_next, eta, s_noise, process)
+        return _first(sigma, sigma_next, options)
     level = process.sigma(math.log(process.alpha(sigma_next) / down))
     inner = between(sigma, level, [r], process)[0]
     to_inner, d_to_inner = _transfer(process, sigma, inner, inner)
     x_coef, d_coef = _transfer(process, sigma, sigma_next, down)
     newest = d_coef / (2.0 * r)
-    return Step(sigma, sigma_next, Update(x_coef, (newest, d_coef - newest), s_noise * up),
+    return Step(sigma, sigma_next, Update(x_coef, (newest, d_coef - newest), options.s_noise * up),
                 (Stage(inner, Update(to_inner, (d_to_inner,))),))
 
 
-def _singlestep(sigma: float, sigma_next: float, options: tuple[float, float, float], process: Process,
-                shared: bool) -> Step:
-    eta, s_noise, r = options
+def _singlestep(sigma: float, sigma_next: float, options: _Options) -> Step:
+    process, eta, s_noise, r = options.process, options.eta, options.s_noise, options.r
     inner = between(sigma, sigma_next, [r], process)[0]
     inner_down, inner_up = _split(process, sigma, inner, eta)
     down, up = _split(process, sigma, sigma_next, eta)
@@ -118,7 +122,7 @@ def _singlestep(sigma: float, sigma_next: float, options: tuple[float, float, fl
     x_coef, d_coef = _transfer(process, sigma, sigma_next, down)
     newest = d_coef / (2.0 * r)
     coefs = [newest, 0.0, d_coef - newest]
-    if shared and inner_up > 0.0:
+    if options.shared and inner_up > 0.0:
         # the stage's noise, read off its state, goes on to the end of the step; the rest of it is drawn there
         carried = _split(process, inner, sigma_next, eta)[0] / inner
         x_coef -= carried * to_inner

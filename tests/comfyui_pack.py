@@ -1,9 +1,12 @@
 """What the checks inside ComfyUI share: the pack loaded there, a network to run it on, and how results are told.
 
 Imported by scripts that run under ComfyUI's own Python with its folder as their argument."""
+import functools
 import importlib.util
 import json
+import os
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -11,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, sys.argv[1])
 sys.argv = ["main.py", "--cpu"]
+os.environ["ODEON_FOLDER"] = tempfile.mkdtemp()
 
 import comfy.options  # noqa: E402
 
@@ -127,6 +131,27 @@ def sample(model, solver, sigmas, latent, *, noise=None, cfg=3.0, mask=None, cal
 def close(a, b, tolerance, what):
     difference = (a - b).abs().max().item()
     assert difference <= tolerance, f"{what}: differs by {difference:.3g}, allowed {tolerance:g}"
+
+
+def measure(name, prediction, *, model=None, shape=(1, 4, 8, 8), steps=6, **options):
+    """What a measuring node gives on the toy model."""
+    with torch.inference_mode():
+        return build(name, model=model or toy(prediction)[0], positive=word(0.3), negative=word(-0.2), cfg=3.0,
+                     sigmas=levels_for(prediction, steps), latent={"samples": torch.zeros(shape)}, start_seed=1,
+                     **options)
+
+
+@functools.cache
+def fitted(prediction):
+    return measure("OdeonFitIIA", prediction, base="ddim", r=1, ridge=0.0, substeps=4, samples=4)[0]
+
+
+EMS = {"points": 40, "samples": 8, "batch": 4, "spatial": "channel", "jacobian": "finite_diff"}
+
+
+@functools.cache
+def statistics(prediction):
+    return measure("OdeonFitEMS", prediction, **EMS)[0]
 
 
 def expect_error(text, function, *args, **kwargs):

@@ -1,8 +1,6 @@
 """Checks of every solver inside ComfyUI, run as in_comfyui.py is: `python in_comfyui_solvers.py COMFYUI_ROOT`."""
-import functools
 import json
 import os
-import tempfile
 from pathlib import Path
 
 from comfyui_pack import (
@@ -14,37 +12,16 @@ from comfyui_pack import (
     comfy,
     defaults,
     expect_error,
+    fitted,
     levels_for,
+    measure,
     run_checks,
     sample,
     sampler,
+    statistics,
     torch,
     toy,
-    word,
 )
-
-os.environ["ODEON_FOLDER"] = tempfile.mkdtemp()
-
-
-def measure(name, prediction, *, model=None, shape=(1, 4, 8, 8), steps=6, **options):
-    """What a measuring node gives on the toy model."""
-    with torch.inference_mode():
-        return build(name, model=model or toy(prediction)[0], positive=word(0.3), negative=word(-0.2), cfg=3.0,
-                     sigmas=levels_for(prediction, steps), latent={"samples": torch.zeros(shape)}, start_seed=1,
-                     **options)
-
-
-@functools.cache
-def fitted(prediction):
-    return measure("OdeonFitIIA", prediction, base="ddim", r=1, ridge=0.0, substeps=4, samples=4)[0]
-
-
-EMS = {"points": 40, "samples": 8, "batch": 4, "spatial": "channel", "jacobian": "finite_diff"}
-
-
-@functools.cache
-def statistics(prediction):
-    return measure("OdeonFitEMS", prediction, **EMS)[0]
 
 
 def solvers(prediction):

@@ -88,6 +88,16 @@ def test_weights_serve_starts_they_never_saw(process, base, r, ridge, most, most
         assert found[0] <= most and found[1] <= most_median, (steps, found)
 
 
+@pytest.mark.parametrize(("process", "base", "r", "wanted"), [
+    (VE, "ddim", 0, (0.93, 0.95, 0.98)), (VE, "ddim", 1, (0.58, 0.59, 0.50)), (FLOW, "ddim", 1, (0.62, 0.54, 0.42)),
+    (VE, "edm", 0, (0.97, 0.94, 0.95)), (VE, "dpmpp2m", 1, (0.90, 0.95, 0.89)),
+    (FLOW, "dpmpp2m", 1, (1.13, 0.90, 0.71))], ids=lambda value: getattr(value, "name", str(value)))
+def test_figures_of_the_help_page(process, base, r, wanted, others):
+    found = [errors(fitted(process, steps, base=base, r=r), steps, process, *others[process])[0]
+             for steps in (5, 10, 20)]
+    assert found == pytest.approx(wanted, abs=0.02)
+
+
 def test_beta_is_the_published_ratio_at_unit_size():
     """beta = <eps, z_fine - DDIM(z)> / <eps, eps>, computed by hand in VP for the first step."""
     sigmas, x = [14.6, 3.0, 1.0], starts(VE, 0, 64)

@@ -159,6 +159,31 @@ def test_levels_above_the_model_s_and_orders_beyond_the_steps_are_told(caplog):
     assert not caplog.text
 
 
+def test_every_solver_node_makes_a_sampler_of_its_own():
+    """Momentum and BDIA beside DDIM: neutral they are it, as they come they are not."""
+    network = model()
+    plain = sampled(build("OdeonSamplerDDIM"), network)
+    for name, neutral in (("OdeonSamplerMomentum", {"order": 1.0}), ("OdeonSamplerBDIA", {"gamma": 0.0})):
+        assert torch.allclose(sampled(build(name, **neutral), network), plain, atol=1e-5), name
+        assert (sampled(build(name), network) - plain).abs().max() > 1e-4, name
+
+
+def test_searches_make_a_table_that_gives_their_ratios_back():
+    """Rows as Search DC ratios words them -> Fit DC ratios -> Estimate DC ratios -> DC-Solver."""
+    known = {(cfg, steps): build("OdeonDCRatiosCPR", cfg=cfg, steps=steps).values
+             for cfg in (1.5, 4.0, 7.5, 11.0) for steps in (6, 8, 10, 14)}
+    rows = "\n".join(f"{cfg:g}, {steps}: " + ", ".join(map(str, values)) for (cfg, steps), values in known.items())
+    coeffs = build("OdeonFitDCCPR", rows=rows)
+    for (cfg, steps), values in known.items():
+        assert build("OdeonDCRatiosCPR", cfg=cfg, steps=steps, coeffs=coeffs).values == pytest.approx(values, rel=1e-4)
+    network, own = model(), build("OdeonDCRatiosCPR", cfg=4.0, steps=6, coeffs=coeffs)
+    drawn = [sampled(build("OdeonSamplerDCSolver", ratios=ratios, order=2), network)
+             for ratios in (own, ", ".join(map(str, own.values)), "1, 1, 1, 1, 1, 1")]
+    assert torch.equal(drawn[0], drawn[1]) and not torch.allclose(drawn[0], drawn[2])
+    with pytest.raises(ValueError, match="need one ratio for each of the 6 steps above sigma 0, got 2"):
+        sampled(build("OdeonSamplerDCSolver", ratios="1, 1"), network)
+
+
 def test_thresholding_runs_at_every_scale():
     network = model(0.1)
     changed = build("OdeonDynamicThreshold", model=network)

@@ -21,7 +21,7 @@ SIGMAS = {VE: [14.6, 9.0, 5.5, 3.0, 1.4, 0.6, 0.2, 0.03, 0.0], FLOW: [1.0, 0.95,
 CLOCKS = {VE: clock_of_table(DiscreteLevels().sigmas.tolist()), FLOW: FLOW_CLOCK}
 
 
-MOST = 150  # combinations of one node's options, picked at random (the same ones every time) where there are more
+MOST = 400  # combinations of one node's options, picked at random (the same ones every time) where there are more
 MEASURED = {"ratios": DCRatios((1.0, 1.0, 1.0, 1.1, 0.9, 1.05, 0.95)),
             "iia": IIACoefs("dpmpp2m", ((0.0,), *((0.0, 0.1),) * 6))}  # weights of differences alone keep the laws
 
