@@ -12,7 +12,7 @@ from .samplers import MeasuringNode
 
 class OdeonSamplerDPMSolverV3:
     TITLE = "DPM-Solver-v3"
-    DESCRIPTION = "A solver built around statistics of your model, measured once: less error at few steps where they fit."
+    DESCRIPTION = "A solver built around statistics of your model, measured once: less error at few steps if they fit."
     SEARCH_ALIASES = ["dpm solver v3", "empirical model statistics", "ems", "kaiwen zheng"]
     RETURN_TYPES = ("SAMPLER",)
     OUTPUT_TOOLTIPS = ("Connect to SamplerCustom or SamplerCustomAdvanced.",)
