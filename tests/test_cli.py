@@ -206,8 +206,10 @@ def as_process(*arguments, **options):
 @pytest.mark.skipif(os.name == "nt", reason="signals differ on Windows")
 def test_ctrl_c_leaves_nothing_half_done(tmp_path):
     out_folder = tmp_path / "out"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it otherwise
     process = as_process("run", QUICKSTART, "--host", "embedded", "--out", out_folder, "--set", "8.steps=9999",
                          "--set", "4.batch_size=32", env={**os.environ, "COLUMNS": "200"})
+    signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 60.0
     while not out_folder.exists() and time.monotonic() < deadline:
         time.sleep(0.1)  # made once everything is imported
