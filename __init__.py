@@ -3,16 +3,29 @@ from .nodes import (
     editing,
     guidance,
     models,
+    one_more_step,
+    optimize_ays,
+    optimize_grid,
+    optimize_learned,
+    optimize_plan,
+    optimize_search,
+    optimize_steps,
     samplers,
     samplers_adaptive,
     samplers_ems,
     samplers_fitted,
     samplers_sigma,
     schedules,
+    schedules_families,
+    schedules_files,
+    schedules_models,
+    schedules_shapes,
+    schedules_tables,
 )
 
-_MODULES = (samplers, samplers_sigma, samplers_adaptive, samplers_ems, samplers_fitted, schedules, guidance, editing,
-            models)
+_MODULES = (samplers, samplers_sigma, samplers_adaptive, samplers_ems, samplers_fitted, schedules, schedules_families,
+            schedules_models, schedules_shapes, schedules_tables, schedules_files, one_more_step, optimize_grid,
+            optimize_learned, optimize_plan, optimize_search, optimize_steps, optimize_ays, guidance, editing, models)
 _NODES = [cls for module in _MODULES for cls in module.NODES]
 
 NODE_CLASS_MAPPINGS = {cls.__name__: cls for cls in _NODES}

@@ -66,5 +66,48 @@ def solvers(
         shown.print(f"written to {solvers_page.write(found, setting)}", highlight=False)
 
 
+@app.command()
+def schedules(
+    problem: Annotated[list[str] | None, typer.Option(help="Only this one; all without it.")] = None,
+    steps: Annotated[list[int] | None, typer.Option(help="Only this number of steps; 5, 7 and 10 without it.")] = None,
+    quick: Annotated[bool, typer.Option(help="Three learning iterations each, to see that it works.")] = False,
+    write: Annotated[bool, typer.Option(help="Put tables and plot into docs/schedules.md of the checkout.")] = False,
+) -> None:
+    """Distance to an accurate run by schedule and solver, learned levels and plans beside ComfyUI's. Hours for all."""
+    from . import schedules_page
+    from .schedules import STEPS, measure
+    from .schedules_problems import PROBLEMS as NAMES
+
+    names = problem or list(NAMES)
+    if not set(names) <= set(NAMES):
+        raise typer.BadParameter(f"problem must be one of {', '.join(NAMES)}, got {', '.join(names)}")
+    rows, teachers = measure(names, steps=tuple(steps or STEPS), quick=quick)
+    shown = Console(width=None if sys.stdout.isatty() else 160)
+    shown.print(*schedules_page.tables(rows, teachers), highlight=False)
+    if write:
+        shown.print(f"written to {schedules_page.write(rows, teachers)}", highlight=False)
+
+
+@app.command()
+def learned(
+    what: Annotated[list[str] | None, typer.Argument(help="ld3, time_tuner, shapes, memory; all without one.")] = None,
+    solver: Annotated[str, typer.Option(help="ld3: only solvers with this in their name.")] = "",
+    hard: Annotated[bool, typer.Option(help="ld3: hold the noises, as the recorded runs with radius 0.")] = False,
+    noises: Annotated[int, typer.Option(help="ld3: half to learn from, half to choose by; 200 as recorded.")] = 400,
+) -> None:
+    """What LD3 and TimeTuner learn beside recorded runs and on Shapes, minutes each; LD3's memory. Needs a checkout."""
+    from . import learned as found
+
+    shown = Console(width=None if sys.stdout.isatty() else 160)
+    made = {"ld3": lambda: found.ld3_table(solver, hard=hard, noises=noises),
+            "time_tuner": lambda: [found.tuner_table()], "shapes": found.shapes_reports,
+            "memory": lambda: [found.memory_table()]}
+    for name in what or made:
+        if name not in made:
+            raise typer.BadParameter(f"WHAT must be one of {', '.join(made)}, got {name}")
+        for table in made[name]():
+            shown.print(table, highlight=False)
+
+
 if __name__ == "__main__":
     app()

@@ -23,7 +23,18 @@ from . import solvers_diffusers
 from .solvers_fitted import RUNS
 from .solvers_orders import end_of, order_of
 from .solvers_problems import Problem, problem, rms, solve
-from .solvers_rows import ADAPTIVE, ADAPTIVE_STEPS, DIFFUSERS, FITTED, NFES, ROWS, WORSE, Row
+from .solvers_rows import (
+    ADAPTIVE,
+    ADAPTIVE_STEPS,
+    DIFFERENT,
+    DIFFUSERS,
+    ELSEWHERE,
+    FITTED,
+    NFES,
+    ROWS,
+    WORSE,
+    Row,
+)
 
 SCRIPT = Path(__file__).parent / "solvers_comfyui.py"
 
@@ -36,13 +47,15 @@ class Figure(NamedTuple):
 
 class Found(NamedTuple):
     """What was measured on one problem: {name: {NFE: Figure}} of every source, NFE 0 where a sampler chose it. The
-    converged solution: how far it moves when its steps are halved, and the root mean square of its numbers."""
+    converged solution: how far it moves when its steps are halved, and the root mean square of its numbers.
+    elsewhere: {(sampler of ComfyUI, scheduler): its and our figures on those levels}."""
     problem: Problem
     reference_error: float
     reference_rms: float
     ours: dict[str, dict[int, Figure]]
     comfyui: dict[str, dict[int, Figure]]
     diffusers: dict[str, dict[int, Figure]]
+    elsewhere: dict[tuple[str, str], tuple[dict[int, Figure], dict[int, Figure]]] = {}
 
     def theirs(self, name: str) -> tuple[str, dict[int, Figure]]:
         """The source and figures of a namesake; none where its source is not installed or can't do this model."""
@@ -64,10 +77,19 @@ def calls_of(steps: list[Step]) -> int:
     return sum(1 + len(step.stages) for step in steps)
 
 
+def levels_of(row: Row, sigmas: list[float]) -> list[float]:
+    """The SIGMAS of a row: these, or with another end."""
+    *above, _ = sigmas
+    if row.end == "noise":
+        count, (top, bottom) = len(above), (above[0], above[-1])
+        return [top * (bottom / top) ** (i / count) for i in range(count)] + [bottom] if count > 1 else sigmas
+    return [*above, 0.001] if row.end == "0.001" else sigmas
+
+
 def largest_plan(row: Row, on: Problem, nfe: int) -> list[Step] | None:
     """The plan on the finest schedule that costs no more than nfe calls."""
     for count in range(nfe, 0, -1):
-        steps = steps_of(row, on.sigmas(count), on.process, on.clock)
+        steps = steps_of(row, levels_of(row, on.sigmas(count)), on.process, on.clock)
         if steps is None or calls_of(steps) <= nfe:
             return steps
     raise ValueError(f"{row.name} can't do a single step in {nfe} model calls")
@@ -163,28 +185,34 @@ def measure(names: list[str], *, count: int) -> tuple[list[Found], Setting]:
         references = [submit(on.reference) for on in problems]
         orders = {row.name: submit(order_of_row, row) for row in ROWS}
         tasks = [_submit_rows(submit, on, reference.result()[0]) for on, reference in zip(problems, references)]
-        found = [_found(on, reference.result(), job, *ours_and_others) for on, reference, job, ours_and_others
+        found = [_found(on, reference.result(), job, *submitted) for on, reference, job, submitted
                  in zip(problems, references, jobs or [None] * len(names), tasks)]
     torch.set_num_threads(threads)
     return found, _setting([job.result() for job in jobs], {name: task.result() for name, task in orders.items()})
 
 
-def _submit_rows(submit, on: Problem, target: Tensor) -> tuple[dict, dict]:
+def _submit_rows(submit, on: Problem, target: Tensor) -> tuple[dict, dict, dict]:
     done = {}
     ours = {row.name: submit(measure_row, row, on, target, done=done) for row in ROWS}
     ours |= {row.name: submit(measure_fitted, row, on, target) for row in FITTED}
     ours |= {row.name: submit(measure_adaptive, row, on, target) for row in ADAPTIVE}
     known = DIFFUSERS if solvers_diffusers.version() else {}
-    return ours, {name: submit(measure_diffusers, name, on, target) for name in known}
+    beside = {theirs: row for theirs, name, _ in DIFFERENT for row in ROWS if row.name == name}
+    elsewhere = {(theirs, scheduler): submit(measure_row, beside[theirs], on._replace(scheduler=scheduler), target)
+                 for theirs, schedulers in ELSEWHERE.items() if on.name.startswith("exact") for scheduler in schedulers}
+    return ours, {name: submit(measure_diffusers, name, on, target) for name in known}, elsewhere
 
 
-def _found(on: Problem, reference: tuple[Tensor, float], job, ours: dict, others: dict) -> Found:
-    runs = job.result()["runs"] if job else {}
-    comfyui = {name: {nfe: Figure(_error(run["x"], reference[0]), run["calls"]) for nfe, run in by_nfe.items()}
-               for name, by_nfe in runs.items()}
+def _found(on: Problem, reference: tuple[Tensor, float], job, ours: dict, others: dict, elsewhere: dict) -> Found:
+    def figures(by_nfe: dict) -> dict[int, Figure]:
+        return {nfe: Figure(_error(run["x"], reference[0]), run["calls"]) for nfe, run in by_nfe.items()}
+
+    theirs = job.result() if job else {"runs": {}, "elsewhere": {}}
+    comfyui = {name: figures(by_nfe) for name, by_nfe in theirs["runs"].items()}
+    both = {key: (figures(by_nfe), elsewhere[key].result()) for key, by_nfe in theirs["elsewhere"].items()}
     size = rms(reference[0]).mean().item()
     return Found(on, reference[1], size, {name: task.result() for name, task in ours.items()}, comfyui,
-                 {name: task.result() for name, task in others.items()})
+                 {name: task.result() for name, task in others.items()}, both)
 
 
 def _setting(jobs: list[dict], orders: dict[str, float]) -> Setting:

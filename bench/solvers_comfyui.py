@@ -90,15 +90,20 @@ def main(root: str, job_file: str, out_file: str) -> None:
     load_pack()
     from odeon.bench.solvers_orders import end_of
     from odeon.bench.solvers_problems import problem
-    from odeon.bench.solvers_rows import COMFYUI, COMFYUI_ADAPTIVE
+    from odeon.bench.solvers_rows import COMFYUI, COMFYUI_ADAPTIVE, ELSEWHERE
 
     comfy = import_comfyui(root)
     import comfyui_version
 
     torch.set_num_threads(1)
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
-    runs = measure(comfy, problem(job["problem"], job["count"]), {**COMFYUI, **COMFYUI_ADAPTIVE}, job["nfes"])
-    found = {"runs": runs, "version": comfyui_version.__version__, "torch": str(torch.__version__)}
+    on = problem(job["problem"], job["count"])
+    runs = measure(comfy, on, {**COMFYUI, **COMFYUI_ADAPTIVE}, job["nfes"])
+    elsewhere = {(name, scheduler): measure(comfy, on._replace(scheduler=scheduler), {name: COMFYUI[name]},
+                                            job["nfes"])[name]
+                 for name, schedulers in ELSEWHERE.items() if on.name.startswith("exact") for scheduler in schedulers}
+    found = {"runs": runs, "elsewhere": elsewhere, "version": comfyui_version.__version__,
+             "torch": str(torch.__version__)}
     if job["orders"]:
         found["ends"] = ends(comfy, COMFYUI, end_of)
     torch.save(found, out_file)

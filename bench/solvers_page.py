@@ -25,7 +25,9 @@ order 3 in {steps} steps, from the first level to the last above 0 and there the
 - Ours stand to the left, namesakes below them. All are given the same starts and, unless a solver has levels of its own
   (fast), the same levels for the same number of steps, with 0 at the end.
 - Ours run as their nodes do; a name says where a row differs from the node's defaults. "To the end": never on lower
-  orders in the last steps. "Low below 15": on lower orders there for fewer than 15 steps, as diffusers has it.
+  orders in the last steps. "Low below 15": on lower orders there for fewer than 15 steps, as diffusers has it; "before
+  0": all of them above 0 (lower_order_end). "Clipped": lambda_mode log_snr_clipped. "To 0.001": SIGMAS that end there
+  in place of 0. "Ends on the state": SIGMAS that end on the last level above 0, and so does the run.
 - ComfyUI's samplers are its own functions, run under its own Python in float32, with these models in place of its own.
 - diffusers' schedulers keep their own formulas; their levels are set to these. Those that can't end at sigma 0 end at
   the last level above it and return the prediction there. Flow levels of 1 become 0.9999 for those that need log-SNR.
@@ -143,12 +145,17 @@ def _bold(rows: list[tuple[int, str, list[str]]]) -> list[tuple[int, str, list[s
 
 
 def made_by(setting: Setting) -> str:
-    commit = _git("rev-parse", "--short", "HEAD") + (" with changes" if _git("status", "--porcelain", "*.py") else "")
     others = [f"{name} {version or 'not installed: its rows are left out'}"
               for name, version in (("ComfyUI", setting.comfyui), ("diffusers", setting.diffusers))]
+    return f"{made_with('solvers --write')}, {', '.join(others)}."
+
+
+def made_with(command: str) -> str:
+    """The command, the commit and the machine of a page."""
+    commit = _git("rev-parse", "--short", "HEAD") + (" with changes" if _git("status", "--porcelain", "*.py") else "")
     machine = f"{_processor()}, {os.cpu_count()} cores, {platform.system()}"
-    return (f"Made by `python -m odeon.bench solvers --write` on {datetime.date.today().isoformat()}, commit {commit}; "
-            f"{machine}; Python {platform.python_version()}, torch {torch.__version__}, {', '.join(others)}.")
+    return (f"Made by `python -m odeon.bench {command}` on {datetime.date.today().isoformat()}, commit {commit}; "
+            f"{machine}; Python {platform.python_version()}, torch {torch.__version__}")
 
 
 def _git(*command: str) -> str:
@@ -170,6 +177,10 @@ def differences(found: list[Found], setting: Setting) -> list[str]:
             for depth, label, figures in ((0, f"ComfyUI {name}", one.theirs(name)[1]), (1, ours, one.ours[ours])):
                 if figures:
                     rows.append((depth, label, [one.problem.title, *_cells(figures)]))
+            for (_, scheduler), both in ((key, both) for key, both in one.elsewhere.items() if key[0] == name):
+                where = f"{one.problem.title}, levels '{scheduler}'"
+                rows += [(depth, label, [where, *_cells(figures)])
+                         for depth, label, figures in zip((0, 1), (f"ComfyUI {name}", ours), both)]
         orders = [f"{orders[key]:.1f}" for orders, key in ((setting.comfyui_orders, name), (setting.orders, ours))
                   if key in orders]
         measured = f" Order measured: {orders[0]}, ours {orders[1]}." if len(orders) == 2 else ""

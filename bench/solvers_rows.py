@@ -5,7 +5,10 @@ from typing import NamedTuple
 class Row(NamedTuple):
     """One setting of one of our nodes. same: names in COMFYUI and DIFFUSERS that it must not be worse than; beside:
     others printed below it, that are another method or another setting. wrap: options of the wrapper node, if node is
-    one, around the sampler node `inner`. not_for: processes that the method has no form for."""
+    one, around the sampler node `inner`. not_for: processes that the method has no form for. end: the SIGMAS it is
+    given: 'zero' ends them on 0, '0.001' on that in its place, 'noise' on the last level above 0 after as many steps,
+    and so does the run (for a solver with levels of its own).
+    """
     name: str
     node: str
     options: dict
@@ -14,6 +17,7 @@ class Row(NamedTuple):
     inner: str = ""
     wrap: dict = {}
     not_for: tuple[str, ...] = ()
+    end: str = "zero"
 
 
 class Comfy(NamedTuple):
@@ -111,6 +115,8 @@ DDIM, HEUN, PNDM, DEIS = "OdeonSamplerDDIM", "OdeonSamplerEDMHeun", "OdeonSample
 DPM, DPMPP, UNIPC, EXP = ("OdeonSamplerDPMSolver", "OdeonSamplerDPMSolverPP", "OdeonSamplerUniPC",
                           "OdeonSamplerExponentialAdams")
 GRADIENT, MOMENTUM = "OdeonSamplerGradientEstimation", "OdeonSamplerMomentum"
+SIGMA, CLIPPED = {"lambda_mode": "log_sigma"}, {"lambda_mode": "log_snr_clipped"}
+STAGES, BEFORE = {"solver_type": "midpoint_stages"}, {"lower_order_end": "before_zero"}
 
 ROWS = (
     Row("DDIM", DDIM, {}, ("euler", "DDIM", "Euler")),
@@ -127,52 +133,76 @@ ROWS = (
     Row("FON", PNDM, {"variant": "FON"}, not_for=("flow",)),
     Row("DEIS tAB 1", DEIS, {"ab_order": 1}),
     Row("DEIS tAB 2", DEIS, {"ab_order": 2}),
-    Row("DEIS tAB 2, linear VP time", DEIS, {"ab_order": 2, "time_map": "linear_vp"}, ("deis",)),
+    Row("DEIS tAB 2, linear VP time", DEIS, {"ab_order": 2, "time_map": "linear_vp"}),
+    Row("DEIS tAB 2, EDM time", DEIS, {"ab_order": 2, "time_map": "edm"}, ("deis",)),
     Row("DEIS tAB 3", DEIS, {"ab_order": 3}),
     Row("DEIS rhoAB 2", DEIS, {"variant": "rhoAB", "ab_order": 2}),
     Row("DEIS rhoRK heun2", DEIS, {"variant": "rhoRK", "rk": "heun2"}),
     Row("DEIS rhoRK kutta3", DEIS, {"variant": "rhoRK", "rk": "kutta3"}),
     Row("DEIS rhoRK rk4", DEIS, {"variant": "rhoRK", "rk": "rk4"}),
     Row("DPM-Solver 2, singlestep", DPM, {"order": 2}),
-    Row("DPM-Solver 2, singlestep, log_sigma", DPM, {"order": 2, "lambda_mode": "log_sigma"}, ("dpm_2",)),
+    Row("DPM-Solver 2, singlestep, log_sigma", DPM, {"order": 2, **SIGMA}, ("dpm_2",)),
     Row("DPM-Solver 3, singlestep", DPM, {"order": 3}),
-    Row("DPM-Solver 2, grouped", DPM, {"order": 2, "method": "grouped"}, ("DPMSolverSinglestep 2",)),
-    Row("DPM-Solver 3, grouped", DPM, {"order": 3, "method": "grouped"}, ("DPMSolverSinglestep 3",)),
-    Row("DPM-Solver 3, fast", DPM, {"order": 3, "method": "fast"}, ("dpm_fast",)),
+    Row("DPM-Solver 2, grouped", DPM, {"order": 2, "method": "grouped"}),
+    Row("DPM-Solver 2, grouped, low before 0", DPM, {"order": 2, "method": "grouped", **BEFORE},
+        ("DPMSolverSinglestep 2",)),
+    Row("DPM-Solver 3, grouped", DPM, {"order": 3, "method": "grouped"}),
+    Row("DPM-Solver 3, grouped, low before 0, midpoint stages", DPM, {"order": 3, "method": "grouped", **STAGES,
+                                                                      **BEFORE}, ("DPMSolverSinglestep 3",)),
+    Row("DPM-Solver 3, fast", DPM, {"order": 3, "method": "fast"}),
+    Row("DPM-Solver 3, fast, log_sigma, ends on the state", DPM, {"order": 3, "method": "fast", **SIGMA},
+        ("dpm_fast",), end="noise"),
     Row("DPM-Solver 2M", DPM, {"order": 2, "method": "multistep"}),
     Row("DPM-Solver 2M, low below 15", DPM, {"order": 2, "method": "multistep", "lower_order_below": 15},
         ("DPMSolverMultistep 2",)),
-    Row("DPM-Solver 2M taylor, low below 15", DPM, {"order": 2, "method": "multistep", "solver_type": "taylor",
-                                                    "lower_order_below": 15}, ("DEISMultistep 2",)),
+    Row("DPM-Solver 2M taylor, low below 15 before 0, clipped", DPM, {
+        "order": 2, "method": "multistep", "solver_type": "taylor", "lower_order_below": 15, **BEFORE, **CLIPPED},
+        ("DEISMultistep 2",)),
     Row("DPM-Solver 3M", DPM, {"order": 3, "method": "multistep"}),
-    Row("DPM-Solver 3M, low below 15, reference", DPM, {"order": 3, "method": "multistep", "lower_order_below": 15,
-                                                        "third_order_term": "reference"}, ("DPMSolverMultistep 3",)),
-    Row("DPM-Solver 3M taylor, low below 15", DPM, {"order": 3, "method": "multistep", "solver_type": "taylor",
-                                                    "lower_order_below": 15}, ("DEISMultistep 3",)),
+    Row("DPM-Solver 3M, low below 15 before 0, reference", DPM, {
+        "order": 3, "method": "multistep", "lower_order_below": 15, "third_order_term": "reference", **BEFORE},
+        ("DPMSolverMultistep 3",)),
+    Row("DPM-Solver 3M taylor, low below 15 before 0, clipped", DPM, {
+        "order": 3, "method": "multistep", "solver_type": "taylor", "lower_order_below": 15, **BEFORE, **CLIPPED},
+        ("DEISMultistep 3",)),
     Row("DPM-Solver++ 2M", DPMPP, {}),
     Row("DPM-Solver++ 2M to the end", DPMPP, {"lower_order_below": 0},
         ("dpmpp_2m_sde, eta 0", "DPMSolverMultistep ++2")),
-    Row("DPM-Solver++ 2M taylor to the end", DPMPP, {"solver_type": "taylor", "lower_order_below": 0},
-        ("res_multistep", "dpmpp_2m_sde_heun, eta 0", "DPMSolverMultistep ++2 heun")),
-    Row("DPM-Solver++ 2M to the end, log_sigma", DPMPP, {"lower_order_below": 0, "lambda_mode": "log_sigma"},
-        ("dpmpp_2m",)),
+    Row("DPM-Solver++ 2M taylor to the end", DPMPP, {"solver_type": "taylor", "lower_order_below": 0}),
+    Row("DPM-Solver++ 2M taylor to the end, clipped", DPMPP, {"solver_type": "taylor", "lower_order_below": 0,
+                                                              **CLIPPED},
+        ("dpmpp_2m_sde_heun, eta 0", "DPMSolverMultistep ++2 heun")),
+    Row("DPM-Solver++ 2M taylor to the end, log_sigma", DPMPP, {"solver_type": "taylor", "lower_order_below": 0,
+                                                                **SIGMA}, ("res_multistep",)),
+    Row("DPM-Solver++ 2M to the end, log_sigma", DPMPP, {"lower_order_below": 0, **SIGMA}, ("dpmpp_2m",)),
     Row("DPM-Solver++ 3M", DPMPP, {"order": 3}),
     Row("DPM-Solver++ 3M to the end", DPMPP, {"order": 3, "lower_order_below": 0}),
-    Row("DPM-Solver++ 3M to the end, reference", DPMPP, {"order": 3, "solver_type": "taylor", "lower_order_below": 0,
-                                                         "third_order_term": "reference"},
-        ("dpmpp_3m_sde, eta 0", "DPMSolverMultistep ++3")),
+    Row("DPM-Solver++ 3M, low below 15, reference", DPMPP, {"order": 3, "lower_order_below": 15,
+                                                            "third_order_term": "reference"},
+        ("DPMSolverMultistep ++3",)),
+    Row("DPM-Solver++ 3M taylor to the end, reference, clipped", DPMPP, {
+        "order": 3, "solver_type": "taylor", "lower_order_below": 0, "third_order_term": "reference", **CLIPPED},
+        ("dpmpp_3m_sde, eta 0",)),
     Row("DPM-Solver++ 2S", DPMPP, {"order": 2, "method": "singlestep"}, ("dpmpp_2s_ancestral, eta 0",)),
     Row("DPM-Solver++ 3S", DPMPP, {"order": 3, "method": "singlestep"}),
-    Row("DPM-Solver++ 2S, grouped", DPMPP, {"order": 2, "method": "grouped"}, ("DPMSolverSinglestep ++2",)),
-    Row("DPM-Solver++ 3S, grouped", DPMPP, {"order": 3, "method": "grouped"}, ("DPMSolverSinglestep ++3",)),
+    Row("DPM-Solver++ 2S, grouped", DPMPP, {"order": 2, "method": "grouped"}),
+    Row("DPM-Solver++ 2S, grouped, clipped", DPMPP, {"order": 2, "method": "grouped", **CLIPPED},
+        ("DPMSolverSinglestep ++2",)),
+    Row("DPM-Solver++ 3S, grouped", DPMPP, {"order": 3, "method": "grouped"}),
+    Row("DPM-Solver++ 3S, grouped, midpoint stages, clipped", DPMPP, {"order": 3, "method": "grouped", **STAGES,
+                                                                      **CLIPPED}, ("DPMSolverSinglestep ++3",)),
     Row("DPM-Solver++ 3, fast", DPMPP, {"order": 3, "method": "fast"}),
     Row("UniPC 1", UNIPC, {"order": 1}),
     Row("UniPC 2", UNIPC, {}),
-    Row("UniPC 2 to the end", UNIPC, {"lower_order_final": False}, ("UniPCMultistep 2",)),
-    Row("UniPC 2 to the end, log_sigma", UNIPC, {"lower_order_final": False, "lambda_mode": "log_sigma"}),
+    Row("UniPC 2 to the end", UNIPC, {"lower_order_final": False}),
+    Row("UniPC 2, clipped", UNIPC, CLIPPED, ("UniPCMultistep 2",)),
+    Row("UniPC 2 to the end, log_sigma", UNIPC, {"lower_order_final": False, **SIGMA}),
     Row("UniPC 2, noise prediction", UNIPC, {"prediction": "noise"}),
-    Row("UniPC 3 bh1", UNIPC, {"order": 3, "variant": "bh1"}, ("uni_pc",)),
-    Row("UniPC 3", UNIPC, {"order": 3}, ("uni_pc_bh2", "UniPCMultistep 3")),
+    Row("UniPC 3 bh1", UNIPC, {"order": 3, "variant": "bh1"}),
+    Row("UniPC 3 bh1, log_sigma, to 0.001", UNIPC, {"order": 3, "variant": "bh1", **SIGMA}, ("uni_pc",), end="0.001"),
+    Row("UniPC 3", UNIPC, {"order": 3}),
+    Row("UniPC 3, clipped", UNIPC, {"order": 3, **CLIPPED}, ("UniPCMultistep 3",)),
+    Row("UniPC 3, log_sigma, to 0.001", UNIPC, {"order": 3, **SIGMA}, ("uni_pc_bh2",), end="0.001"),
     Row("UniPC 3 to the end", UNIPC, {"order": 3, "lower_order_final": False}),
     Row("UniPC 4", UNIPC, {"order": 4}),
     Row("UniC over DDIM", "OdeonWrapUniC", {}, inner=DDIM, wrap={"order": 1}),
@@ -209,22 +239,29 @@ FITTED = (
 
 # Sampler nodes without a row, and why.
 LEFT_OUT = {
+    "OdeonSamplerUSF": "runs a solver searched for one model; those it knows by name are rows of their own",
+    "OdeonOptimizeUSF": "searches a solver for one model, number of calls and CFG",
     "OdeonWrapODEJump": "ends a run early on purpose: its error is what it trades for calls",
     "OdeonSamplerDPMSolverPPSDE": "adds noise; without it, it is DPM-Solver++",
+    "OdeonOptimizePlan": "learns a plan for one model, number of steps and CFG",
+    "OdeonLoadPlan": "runs a learned plan, on its own model and SIGMAS",
+    "OdeonSigmasSegmented": "starts another sampler anew in every piece of its schedule",
 }
 
 # ComfyUI's samplers that differ from the method of their name: theirs, ours to compare, how.
 DIFFERENT = (
     ("ipndm_v", "iPNDM-V", "has other weights than Adams-Bashforth's for unequal steps from order 3 on (a bracket is "
-     "in another place) and keeps a lower order for it. Its weights reach further ahead, which at few steps on "
-     "shrinking levels can land nearer all the same. ComfyUI's lms is what it should be."),
+     "in another place) and keeps a lower order for it. Its weights reach further ahead, which on levels that shrink "
+     "evenly can land nearer all the same, on others far away. ComfyUI's lms is what it should be."),
     ("uni_pc", "UniPC 3 bh1", "puts sigma 0.001 in the place of the final 0, in the SIGMAS tensor it is given: the "
-     "next node that reads it gets other levels. Otherwise the method, in -log sigma on flow models too."),
+     "next node that reads it gets other levels. Otherwise the method, in -log sigma on flow models too: ours gives "
+     "its figures with lambda_mode log_sigma on SIGMAS that end so."),
     ("uni_pc_bh2", "UniPC 3", "does the same."),
     ("deis", "DEIS tAB 2", "extrapolates in the time of one fixed noise schedule, made for sigma 0.002 to 80, whatever "
-     "the model. Its order is right."),
+     "the model; that is time_map edm. Its order is right."),
     ("dpm_fast", "DPM-Solver 3, fast", "ends at the last level above 0 and returns that state with its noise; ours "
-     "spends the last call on the prediction there."),
+     "spends the last call on the prediction there, unless SIGMAS end above 0. It works in -log sigma on flow models "
+     "too, which is lambda_mode log_sigma."),
     ("dpmpp_3m_sde, eta 0", "DPM-Solver++ 3M to the end", "halves the third-order term, as the code it comes from, and "
      "is of order 2; ours is of order 3 unless third_order_term is 'reference', which gives its figures."),
     ("dpmpp_2s_ancestral, eta 0", "DPM-Solver++ 2S", "on a flow model puts the second call of its first step at sigma "
@@ -232,37 +269,11 @@ DIFFERENT = (
     ("heunpp2", "EDM Heun", "weighs its two or three slopes by sigma over the first sigma, which is no rule of second "
      "order: order 1 for up to three calls a step. At few steps it is the steadier for it."),
 )
+# Of those, what is measured on the exact mixture's other levels too: theirs -> schedulers.
+ELSEWHERE = {"ipndm_v": ("exponential", "beta", "linear_quadratic")}
 
 # Why ours is worse than a namesake somewhere: (ours, theirs) -> words, those that begin with "flow" for flow models.
-FIRST = "flow: log-SNR is infinite at the first level; ours leaves it out of the history, this one reads 0.9999 there"
-VE_FORM = ("flow: works in -log sigma throughout; ours in log-SNR but for the first two steps (lambda_mode log_sigma "
-           "does as it does)")
-SECOND = "flow: takes the second step in log-SNR from 0.9999, ours in -log sigma from 1"
-UNIC = "flow: reads 0.9999 for the first level, also in the history of the second step, where ours has none"
-START = "flow: takes its first step in log-SNR from 0.9999, ours in -log sigma from 1"
-END = "ends on orders 2 and 1 above the last level, ours counts the step to 0 as the last of them"
-STAGE = "weighs its third call's state as order 2 does, ours by the exact integral"
 REASONS = {
-    ("iPNDM-V", "ipndm_v"): ("its weights are not Adams-Bashforth's, see above",),
-    ("DEIS tAB 2, linear VP time", "deis"): ("its time is of sigma up to 80, ours of the published rates",),
-    ("DPM-Solver 2, grouped", "DPMSolverSinglestep 2"): ("ends on two steps of order 1, ours on one of order 2",),
-    ("DPM-Solver 3, grouped", "DPMSolverSinglestep 3"): (STAGE,),
-    ("DPM-Solver++ 2S, grouped", "DPMSolverSinglestep ++2"): (START,),
-    ("DPM-Solver++ 3S, grouped", "DPMSolverSinglestep ++3"): (STAGE, START),
-    ("DPM-Solver 3, fast", "dpm_fast"): ("spends the last call on the path, ours on the prediction",),
-    ("DPM-Solver 2M taylor, low below 15", "DEISMultistep 2"): (END, FIRST),
-    ("DPM-Solver 3M taylor, low below 15", "DEISMultistep 3"): (END, FIRST),
-    ("DPM-Solver 3M, low below 15, reference", "DPMSolverMultistep 3"): (END,),
-    ("DPM-Solver++ 2M taylor to the end", "res_multistep"): (VE_FORM,),
-    ("DPM-Solver++ 2M to the end", "dpmpp_2m_sde, eta 0"): (SECOND,),
-    ("DPM-Solver++ 2M to the end", "DPMSolverMultistep ++2"): (SECOND,),
-    ("DPM-Solver++ 2M taylor to the end", "dpmpp_2m_sde_heun, eta 0"): (SECOND,),
-    ("DPM-Solver++ 2M taylor to the end", "DPMSolverMultistep ++2 heun"): (SECOND,),
-    ("DPM-Solver++ 3M to the end, reference", "dpmpp_3m_sde, eta 0"): (FIRST,),
-    ("DPM-Solver++ 3M to the end, reference", "DPMSolverMultistep ++3"): ("other orders in the second and last step",
-                                                                          FIRST),
-    ("UniPC 2 to the end", "UniPCMultistep 2"): (UNIC,),
-    ("UniPC 3", "UniPCMultistep 3"): (UNIC,),
-    ("UniPC 3", "uni_pc_bh2"): (VE_FORM,),
-    ("UniPC 3 bh1", "uni_pc"): (VE_FORM,),
+    ("iPNDM-V", "ipndm_v"): ("its weights are not Adams-Bashforth's and happen to suit these levels; on 'beta' levels "
+                             "from 15 calls on and on 'linear_quadratic' it is far worse, see above",),
 }

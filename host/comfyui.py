@@ -1,6 +1,7 @@
 """ComfyUI's side of the seam: samplers, models and patches made of ComfyUI's own classes."""
 import math
 import os
+import time
 from pathlib import Path
 
 import comfy.model_management
@@ -9,14 +10,19 @@ import comfy.model_sampling
 import comfy.patcher_extension
 import comfy.sample
 import comfy.samplers
+import comfy.utils
 import torch
 
+from ..measure.plot import draw_lines
 from ..samplers.process import FLOW, VE, Process
+from .comfyui_levels import as_latent, levels_of, of_latent, predicts_eps, relabel, with_table
 from .common import Sampling, Solver, clock_of, follow_rule
+from .denoiser import smooth
 from .measuring import Measuring, fingerprint
 
-__all__ = ["folder", "identity", "make_clip", "make_model", "make_network", "make_vae", "measured", "noise",
-           "patch_guidance", "patch_prediction", "patches_of", "process_of", "sampler", "solver"]
+__all__ = ["as_latent", "folder", "identity", "levels_of", "make_clip", "make_model", "make_network", "make_vae",
+           "measured", "noise", "of_latent", "patch_guidance", "patch_prediction", "patches_of", "predicts_eps",
+           "process_of", "relabel", "sampler", "solver", "with_table"]
 
 _RULES = "odeon_rules"  # key of a run's own rules in its transformer_options
 
@@ -39,7 +45,7 @@ def process_of(model) -> Process:
 
 
 def _table_of(model) -> torch.Tensor:
-    return model.get_model_object("model_sampling").sigmas
+    return levels_of(model).sigmas
 
 
 def patch_guidance(model, start):
@@ -89,10 +95,11 @@ def noise(seed: int, change):
 
 
 def folder(kind: str) -> Path:
-    """Where files of a kind live: in $ODEON_FOLDER, else in models/odeon."""
+    """Where files of a kind live: in $ODEON_FOLDER, else in models/odeon, and odeon_schedules in models itself."""
     import folder_paths
 
-    return Path(os.environ.get("ODEON_FOLDER") or Path(folder_paths.models_dir) / "odeon") / kind
+    models = Path(folder_paths.models_dir)
+    return Path(os.environ.get("ODEON_FOLDER") or (models if kind.startswith("odeon_") else models / "odeon")) / kind
 
 
 def identity(model) -> str:
@@ -107,27 +114,60 @@ def patches_of(model) -> list:
     return [[name, [patch[0] for patch in patches]] for name, patches in sorted(model.patches.items())]
 
 
-def measured(model, positive, negative, cfg: float, *, latent: dict, count: int, sigmas, seed: int,
-             **measuring) -> Measuring:
+class _Prompts(comfy.samplers.CFGGuider):
+    """A CFGGuider that can take the entries of its positive one at a time."""
+
+    def set_each(self, positive: list, negative: list) -> None:
+        self.inner_set_conds({"positive": positive[:1], "negative": negative,
+                              **{f"positive {i}": [entry] for i, entry in enumerate(positive)}})
+
+    def choose(self, prompt: int) -> None:
+        self.conds["positive"] = self.conds[f"positive {prompt}"]
+
+
+def measured(model, positive, negative, cfg: float, *, latent: dict, count: int, sigmas, seed: int, each: bool,
+             gradients: bool, **measuring) -> Measuring:
     """Runs a measurement (see Measuring) on `count` pictures of the latent's size, guided as a KSampler would."""
     import latent_preview
 
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])[:1]
     start = comfy.sample.prepare_noise(samples.expand(count, *samples.shape[1:]), seed)
-    show = latent_preview.prepare_callback(model, measuring["cost"])
-
-    def report(progress) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        if progress.preview is not None:
-            show(progress.done - 1, progress.preview, None, progress.total)
-
-    task = Measuring(report=report, process_of=process_of,
-                     clock_of=lambda model: clock_of(process_of(model), _table_of(model)), **measuring)
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(positive, negative)
+    show = _Shown(latent_preview.prepare_callback(model, measuring["cost"]), measuring["cost"])
+    sampling = None
+    if gradients:
+        model, sampling = model.clone(), smooth(model.get_model_object("model_sampling"))
+        model.add_object_patch("model_sampling", sampling)
+    guider = _Prompts(model)
     guider.set_cfg(cfg)
+    one_by_one = each and len(positive) > 1
+    (guider.set_each if one_by_one else guider.set_conds)(positive, negative)
+    task = Measuring(report=show, process_of=process_of, sampling=sampling,
+                     clock_of=lambda model: clock_of(process_of(model), _table_of(model)),
+                     weights_of=lambda model: model.model.diffusion_model,
+                     prompts=len(positive) if one_by_one else 1, choose=guider.choose if one_by_one else None,
+                     check=comfy.model_management.throw_exception_if_processing_interrupted, **measuring)
     guider.sample(start, torch.zeros_like(start), comfy.samplers.KSAMPLER(task), sigmas, disable_pbar=True, seed=seed)
     return task
+
+
+class _Shown:
+    """Progress on the node: the curve of what is being learned, or a preview of the pictures."""
+
+    def __init__(self, show, total: int):
+        self.show, self.bar, self.drawn_at = show, comfy.utils.ProgressBar(total), 0.0
+
+    def __call__(self, progress) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        picture, now = None, time.monotonic()
+        if len(progress.losses) > 1 and now - self.drawn_at > 2.0:
+            from PIL import Image
+
+            curve = draw_lines({"": list(enumerate(progress.losses))}, title="distance to the teacher", log=True)
+            picture, self.drawn_at = ("PNG", Image.fromarray((curve[0] * 255.0).byte().numpy()), 512), now
+        if progress.preview is not None and not progress.losses:
+            self.show(progress.done - 1, progress.preview, None, progress.total)
+        else:
+            self.bar.update_absolute(progress.done, progress.total, picture)
 
 
 def make_model(network, *, prediction: str, levels, channels: int, rgb_factors: list[list[float]]):

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from ..measure.kept import read_tensors, write_tensors
 from ..measure.progress import Progress
+from .denoiser import Denoiser, own_weights, require_gradients
 
 SAVE_SECONDS = 5.0
 
@@ -18,25 +19,40 @@ SAVE_SECONDS = 5.0
 class Measuring:
     """A sampler function in ComfyUI's form that measures instead of sampling; `result` is the last state.
 
-    start(denoise, x, state=..., process=..., clock=...) -> Iterator[Progress], with denoise(x, sigma: float) -> D and
-    x the state that a run would start from. partial: the file that holds what is measured so far, read at the start
-    and removed at the end; about: what it must have been measured on to be read. report(progress) draws, and raises
-    where the user interrupts.
+    start(denoise, x, state=..., process=..., clock=...) -> Iterator[Progress], with denoise a Denoiser and x the state
+    that a run would start from. partial: the file that holds what is measured so far, read at the start and removed at
+    the end; about: what it must have been measured on to be read. report(progress) draws, and raises where the user
+    interrupts, as check() does between model calls. batch: pictures in one model call, 0 all. prompts, choose,
+    sampling: see Denoiser; a sampling is there where gradients are wanted, and weights_of(model) is then the network
+    they pass. interrupted: where the best "sigmas" so far go when a run is stopped, to be loaded as they are.
     """
 
     def __init__(self, start: Callable[..., Iterator[Progress]], *, partial: Path, about: dict, cost: int,
-                 report: Callable[[Progress], None], process_of, clock_of):
+                 report: Callable[[Progress], None], process_of, clock_of, batch: int = 0, prompts: int = 1,
+                 choose=None, sampling=None, weights_of=None, check=None,
+                 interrupted: Path | None = None):
         self.start, self.partial, self.about, self.cost = start, partial, about, cost
         self.report, self.process_of, self.clock_of = report, process_of, clock_of
+        self.batch, self.prompts, self.choose = batch, prompts, choose
+        self.sampling, self.weights_of, self.check = sampling, weights_of, check
+        self.interrupted = interrupted
         self.result: dict[str, Tensor] = {}
 
-    @torch.no_grad()
     def __call__(self, model, x: Tensor, sigmas: Tensor, extra_args=None, callback=None, disable=None) -> Tensor:
-        patcher, extra_args = model.inner_model.model_patcher, extra_args or {}
+        denoise = Denoiser(model, extra_args or {}, batch=self.batch or len(x), prompts=self.prompts,
+                           choose=self.choose, sampling=self.sampling, check=self.check)
+        patcher = model.inner_model.model_patcher
+        if self.sampling is None:
+            with torch.no_grad():
+                self._measure(denoise, x, patcher)
+        else:
+            own_weights(self.weights_of(patcher))
+            with torch.inference_mode(False), torch.no_grad():
+                require_gradients(denoise, x.clone(), float(sigmas[0]))
+                self._measure(denoise, x.clone(), patcher)
+        return x
 
-        def denoise(x: Tensor, sigma: float) -> Tensor:
-            return model(x, x.new_full((x.shape[0],), sigma), **extra_args)
-
+    def _measure(self, denoise: Denoiser, x: Tensor, patcher) -> None:
         name, state = self.about["what"], read_tensors(self.partial)[0] if self.partial.is_file() else None
         logging.info("Odeon: %s takes about %d model calls%s", name, self.cost,
                      "; going on with what an earlier run measured" if state else "")
@@ -48,17 +64,29 @@ class Measuring:
                     kept = progress.state
                     bar.total = progress.total
                     bar.update(progress.done - bar.n)
+                    if progress.losses:
+                        bar.set_postfix_str(f"{progress.losses[-1]:.4g}", refresh=False)
                     if time.monotonic() - saved_at > SAVE_SECONDS:
-                        write_tensors(self.partial, kept, self.about)
+                        self._save(self.partial, kept)
                         saved_at = time.monotonic()
                     self.report(progress)
         except BaseException:  # an interruption too: what was measured stays
             if kept:
-                write_tensors(self.partial, kept, self.about)
+                self._save(self.partial, kept)
+            if kept and self.interrupted is not None and "sigmas" in kept:
+                best = {name: kept[name] for name in ("sigmas", "levels", "x", "d") if name in kept}
+                self._save(self.interrupted, best if len(best) == 4 else {"sigmas": kept["sigmas"]})
+                logging.info("Odeon: the best so far is kept as %s", self.interrupted.stem)
             raise
         self.partial.unlink(missing_ok=True)
         self.result = kept
-        return x
+
+    def _save(self, path: Path, state: dict[str, Tensor]) -> None:
+        """Keeps what is measured so far; a full disk is no reason to lose a run that could end well."""
+        try:
+            write_tensors(path, state, self.about)
+        except ValueError as error:
+            logging.warning("Odeon: %s", error)
 
 
 def key_of(value) -> str:

@@ -1,23 +1,39 @@
 """Files that keep what was measured, and on what."""
 import json
+from contextlib import suppress
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ..samplers.dpm_solver_v3 import EMS
+from ..samplers.learned import LearnedPlan, require_sound
+from ..samplers.table import Table
 
 EMS_FOLDER = Path(__file__).parent.parent / "models" / "ems"  # of the shipped networks
+VERSION = "0.1.0"  # of Odeon, as in pyproject.toml
+SCHEDULE_FOLDER = Path(__file__).parent.parent / "models" / "schedules"
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], about: dict) -> None:
-    """A safetensors file that is either whole or not there, with what it was measured on."""
+    """A safetensors file that is either whole or not there, with what it was measured on.
+
+    Raises ValueError where it can't be written; what stood there before stays.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, part,
-              metadata={"odeon": json.dumps(about)})
-    part.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, part,
+                  metadata={"odeon": json.dumps(about)})
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise ValueError(f"{path} can't be written ({error}); make room on the disk or set ODEON_FOLDER to another "
+                         "place, and queue again: nothing of what was found is lost") from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
@@ -49,3 +65,42 @@ def load_ems(path: Path) -> EMS:
     if set(tensors) != {"l", "s", "b"}:
         raise ValueError(f"{path} holds no model statistics but {about.get('what', 'something else')}; choose another")
     return EMS(tensors["l"], tensors["s"], tensors["b"], about["lam_first"], about["lam_last"], about)
+
+
+def save_sigmas(path: Path, sigmas: Tensor, about: dict) -> None:
+    """Writes learned steps with what they were made for."""
+    write_tensors(path, {"sigmas": sigmas.double()}, {**about, "holds": "sigmas"})
+
+
+def load_sigmas(path: Path) -> tuple[Tensor, dict]:
+    """What save_sigmas wrote: (levels (N + 1,) float64, about). Raises ValueError for a file that is missing, cut
+    short, changed by hand or of another kind."""
+    tensors, about = read_tensors(path)
+    if "sigmas" not in tensors:
+        raise ValueError(f"{path} holds no steps but {about.get('what', 'something else')}; choose another")
+    sigmas = tensors["sigmas"]
+    if sigmas.ndim != 1 or len(sigmas) < 2 or not sigmas.isfinite().all() or (sigmas.diff() >= 0.0).any() or (
+            sigmas[-1] < 0.0):
+        raise ValueError(f"the levels in {path} are no schedule: they must be at least two, finite, strictly "
+                         f"decreasing and not below 0; the file was changed, load another")
+    return sigmas.double(), about
+
+
+def save_plan(path: Path, learned: LearnedPlan) -> None:
+    """Writes a learned plan with what it was made for."""
+    levels, x, d, _ = learned.table
+    write_tensors(path, {"sigmas": torch.tensor(learned.sigmas, dtype=torch.float64), "levels": levels, "x": x, "d": d},
+                  {**learned.about, "holds": "plan"})
+
+
+def load_plan(path: Path) -> LearnedPlan:
+    """What save_plan wrote. Raises ValueError for a file that is missing, cut short, changed by hand or of another
+    kind."""
+    tensors, about = read_tensors(path)
+    if set(tensors) != {"sigmas", "levels", "x", "d"}:
+        raise ValueError(f"{path} holds no learned plan but {about.get('what', 'something else')}; choose another")
+    levels, x, d = (tensors[name].double() for name in ("levels", "x", "d"))
+    learned = LearnedPlan(Table(levels, x, d, torch.zeros(len(x), 0, dtype=torch.float64)),
+                          tuple(tensors["sigmas"].tolist()), about)
+    require_sound(learned)
+    return learned

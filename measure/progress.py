@@ -15,3 +15,4 @@ class Progress(NamedTuple):
     total: int  # model calls in all, as far as is known
     state: dict[str, Tensor]
     preview: Tensor | None = None  # a prediction D (B, ...) to look at
+    losses: tuple[float, ...] = ()  # so far, to draw live in place of a preview

@@ -2,6 +2,8 @@
 import torch
 from torch import Tensor
 
+from ..schedules.zero_snr import zero_terminal_sigmas
+
 
 class _Table:
     """The ends of a rising table `sigmas`."""
@@ -16,26 +18,16 @@ class _Table:
         return self.sigmas[-1]
 
 
-class DiscreteLevels(_Table):
-    """Stable Diffusion's 1000 levels (VE form), read between the table's points by straight lines in log sigma.
+class TableLevels(_Table):
+    """Levels of a network that is told their places in a rising table (VE form), read between the table's points by
+    straight lines in log sigma.
 
-    Betas are evenly spaced in their square root from 0.00085 to 0.012; sigma = sqrt((1 - abar) / abar).
     timestep() is the exact inverse of sigma() within the table; rounded=True gives the table's nearest place instead,
-    as ComfyUI tells it to networks that were trained on whole steps. zero_terminal=True moves and stretches
-    sqrt(abar) so that the last level is noise alone (4518 instead of infinity, as ComfyUI has it).
-    Source: Rombach et al. 2022, arXiv 2112.10752, released configuration; zero terminal SNR: Lin et al. 2023,
-    arXiv 2305.08891, algorithm 1.
+    as ComfyUI tells it to networks that were trained on whole steps.
     """
 
-    def __init__(self, *, rounded: bool = False, zero_terminal: bool = False):
-        self.rounded, self.zero_terminal = rounded, zero_terminal
-        betas = torch.linspace(0.00085 ** 0.5, 0.012 ** 0.5, 1000, dtype=torch.float64) ** 2
-        alphas_cumprod = torch.cumprod(1.0 - betas, dim=0)
-        if zero_terminal:
-            signal = alphas_cumprod.sqrt()
-            alphas_cumprod = ((signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])).square()
-            alphas_cumprod[-1] = 4.8973451890853435e-08
-        sigmas = ((1.0 - alphas_cumprod) / alphas_cumprod).sqrt()
+    def __init__(self, sigmas: Tensor, *, rounded: bool = False):
+        self.rounded = rounded
         self.sigmas = sigmas.float()
         self.log_sigmas = sigmas.log().float()
 
@@ -54,6 +46,22 @@ class DiscreteLevels(_Table):
         place = timestep.float().clamp(0, len(table) - 1)
         low = place.floor().long()
         return torch.lerp(table[low], table[(low + 1).clamp(max=len(table) - 1)], place - low).exp()
+
+
+class DiscreteLevels(TableLevels):
+    """Stable Diffusion's 1000 levels: betas are evenly spaced in their square root from 0.00085 to 0.012, and
+    sigma = sqrt((1 - abar) / abar). zero_terminal=True stretches them so that the last is noise alone.
+
+    Source: Rombach et al. 2022, arXiv 2112.10752, released configuration; zero terminal SNR: Lin et al. 2023,
+    arXiv 2305.08891, algorithm 1.
+    """
+
+    def __init__(self, *, rounded: bool = False, zero_terminal: bool = False):
+        self.zero_terminal = zero_terminal
+        betas = torch.linspace(0.00085 ** 0.5, 0.012 ** 0.5, 1000, dtype=torch.float64) ** 2
+        alphas_cumprod = torch.cumprod(1.0 - betas, dim=0)
+        sigmas = ((1.0 - alphas_cumprod) / alphas_cumprod).sqrt()
+        super().__init__(zero_terminal_sigmas(sigmas) if zero_terminal else sigmas, rounded=rounded)
 
 
 class FlowLevels(_Table):

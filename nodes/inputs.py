@@ -28,9 +28,10 @@ ETA = FLOAT(0.0, 0.0, 4.0, "How much fresh noise each step adds: 0 none (the sam
 S_NOISE = FLOAT(1.0, 0.0, 2.0, "Factor on the fresh noise; 1 keeps the noise level exact, a little above 1 keeps more "
                 "fine detail. No effect at eta 0.", step=0.001, advanced=True)
 SEED = INT(0, 0, 2 ** 64 - 1, "The same number draws the same noise.", control_after_generate=True)
-LAMBDA_MODE = CHOICE(["log_snr", "log_sigma"], "Flow models: what steps are measured in. log_snr is the methods' own; "
-                     "log_sigma, ComfyUI's way, gains with DPM-Solver singlestep; with the others it mostly loses "
-                     "at few steps.",
+LAMBDA_MODE = CHOICE(["log_snr", "log_sigma", "log_snr_clipped"], "Flow models: what steps are measured in. log_snr is "
+                     "the methods' own; log_sigma, ComfyUI's way, gains with DPM-Solver singlestep; with the others it "
+                     "mostly loses at few steps. log_snr_clipped: as ComfyUI's SDE samplers and diffusers do at the "
+                     "first level.",
                      advanced=True)
 STEPS = INT(10, 1, 10000, "Steps of the schedule; most samplers call the model once a step.")
 DENOISE = FLOAT(1.0, 0.0, 1.0, "Share of the schedule to keep, counted from its end: 1 starts from pure noise, lower "

@@ -1,7 +1,7 @@
 """Samplers that integrate exactly in log-SNR, and their corrector; the base of all sampler nodes."""
 from .. import host
 from ..samplers.corrector import VARIANTS, add_corrector
-from ..samplers.dpm_solver import METHODS, plan_dpm_solver
+from ..samplers.dpm_solver import ENDS, METHODS, plan_dpm_solver
 from ..samplers.dpm_solver_pp import plan_dpm_solver_pp
 from ..samplers.dpm_solver_pp_sde import METHODS as SDE_METHODS
 from ..samplers.dpm_solver_pp_sde import plan_dpm_solver_pp_sde
@@ -59,9 +59,10 @@ class OdeonSamplerDPMSolverPP(SolverNode):
     def INPUT_TYPES(cls):
         return {"required": {
             "order": INT(2, 1, 3, "2 is the paper's choice with CFG (2M); 3 (3M) is finer at low CFG; 1 is DDIM."),
-            "solver_type": CHOICE(["midpoint", "taylor"], "How order 2 weighs the change since the last step: midpoint "
-                                  "is the paper's default (and ComfyUI's dpmpp_2m), taylor the exact integral "
-                                  "(ComfyUI's res_multistep)."),
+            "solver_type": CHOICE(["midpoint", "taylor", "midpoint_stages"], "How order 2 weighs the change since the "
+                                  "last step: midpoint is the paper's default (and ComfyUI's dpmpp_2m), taylor the "
+                                  "exact integral (ComfyUI's res_multistep). midpoint_stages: inside a step of order 3 "
+                                  "(3S) too, steadier at few steps."),
             "lower_order_below": INT(10, 0, 100, "Schedules with fewer steps than this end on lower orders, which "
                                      "keeps few-step pictures stable. 10 is the reference; 0 never (ComfyUI's "
                                      "dpmpp_2m).", advanced=True),
@@ -109,12 +110,16 @@ class OdeonSamplerDPMSolver(SolverNode):
         return {"required": {
             "order": INT(2, 1, 3, "Model calls that one step combines; 1 is DDIM."),
             "method": CHOICE(METHODS, METHOD_TIP, default="singlestep"),
-            "solver_type": CHOICE(["dpmsolver", "taylor"], "Two weightings of the same order; dpmsolver is the "
-                                                           "paper's."),
+            "solver_type": CHOICE(["dpmsolver", "taylor", "midpoint_stages"], "Weightings of the same order; dpmsolver "
+                                  "is the paper's, midpoint_stages what diffusers makes of it at order 3."),
             "lower_order_below": INT(10, 0, 100, "Multistep: schedules with fewer steps than this end on lower orders. "
                                      "10 is the reference, 0 never.", advanced=True),
             "third_order_term": THIRD_ORDER_TERM, "r1": R1, "r2": R2,
-        }, "optional": {"lambda_mode": LAMBDA_MODE}}
+        }, "optional": {
+            "lambda_mode": LAMBDA_MODE,
+            "lower_order_end": CHOICE(ENDS, "What counts as the last of the low orders: the step to 0, or the one "
+                                      "before it, which can be steadier at few steps.", advanced=True),
+        }}
 
 
 class OdeonSamplerUniPC(SolverNode):

@@ -6,6 +6,7 @@ from ..measure.ems import ems_cost, ems_of, measure_ems
 from ..measure.kept import EMS_FOLDER, load_ems, save_ems
 from ..samplers.dpm_solver_v3 import HALVES, sample_dpm_solver_v3
 from ..samplers.process import FLOW
+from .files import file_of, names_of
 from .inputs import BOOLEAN, CHOICE, INT, SOCKET
 from .samplers import MeasuringNode
 
@@ -97,7 +98,7 @@ class OdeonSaveEMS:
         }}
 
     def save(self, ems, name):
-        path = _ems_path(name)
+        path = file_of("ems", name)
         save_ems(path, ems)
         return {"ui": {"text": [str(path)]}, "result": (str(path),)}
 
@@ -113,25 +114,18 @@ class OdeonLoadEMS:
 
     @classmethod
     def INPUT_TYPES(cls):
-        names = sorted({path.stem for folder in (EMS_FOLDER, host.folder("ems")) if folder.is_dir()
-                        for path in folder.glob("*.safetensors")})
-        return {"required": {"name": CHOICE(names or ["shapes-unet"], "A file of yours, or one of the pack; yours "
-                                            "comes first where both have the name.")}}
+        return {"required": {"name": CHOICE(
+            names_of("ems", EMS_FOLDER) or ["shapes-unet"], "A file of yours, or one of the pack; yours comes first "
+            "where both have the name.")}}
 
     @classmethod
     def IS_CHANGED(cls, name):
-        path = _ems_path(name)
+        path = file_of("ems", name)
         return path.stat().st_mtime if path.is_file() else ""
 
     def load(self, name):
-        path = _ems_path(name)
+        path = file_of("ems", name)
         return (load_ems(path if path.is_file() else EMS_FOLDER / f"{name}.safetensors"),)
-
-
-def _ems_path(name: str):
-    if not name.strip() or {"/", "\\"} & set(name) or name.startswith("."):
-        raise ValueError(f"name must be a plain file name, got {name!r}")
-    return host.folder("ems") / f"{name}.safetensors"
 
 
 NODES = (OdeonSamplerDPMSolverV3, OdeonFitEMS, OdeonSaveEMS, OdeonLoadEMS)

@@ -5,7 +5,7 @@ from .. import host
 from ..samplers.accelerated_ddim import plan_accelerated_ddim
 from ..samplers.bdia import plan_bdia
 from ..samplers.ddim import plan_ddim
-from ..samplers.deis import TABLEAUS, plan_deis
+from ..samplers.deis import TABLEAUS, TIME_MAPS, plan_deis
 from ..samplers.deis import VARIANTS as DEIS_VARIANTS
 from ..samplers.edm_heun import plan_edm_heun
 from ..samplers.gradient_estimation import plan_gradient_estimation
@@ -90,9 +90,8 @@ class OdeonSamplerDEIS(SolverNode):
             "rk": CHOICE(["heun2", "euler", *list(TABLEAUS)[1:]], "rhoRK: the Runge-Kutta method; its number is the "
                                                                   "order and, "
                          "nearly always, the model calls a step."),
-            "time_map": CHOICE(["model", "linear_vp"], "tAB: whose time. model asks the model, linear_vp is the "
-                                                       "published "
-                               "schedule, which ComfyUI's deis always takes.", advanced=True),
+            "time_map": CHOICE(TIME_MAPS, "tAB: whose time. model asks the model, linear_vp is the published schedule, "
+                                          "edm the one that ComfyUI's deis always takes.", advanced=True),
         }}
 
 

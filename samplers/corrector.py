@@ -8,7 +8,7 @@ import torch
 from .exponential import exponential_moment
 from .linear import Step, Update
 from .process import VE, Process, counted_in
-from .transfer import eps_of, first_order
+from .transfer import ddim, eps_of, first_order
 
 VARIANTS = ("bh2", "bh1", "vary_coeff")
 
@@ -33,7 +33,7 @@ class Form(NamedTuple):
         if self.predicts_noise:
             x_coef, d_coef, base = first_order(self.process, sigma, sigma_next)
         else:
-            x_coef, d_coef, base = sigma_next / sigma, 0.0, -scale * math.expm1(-h)
+            (x_coef, base), d_coef = ddim(self.process, sigma, sigma_next), 0.0
         coefs = [*weights[:has_end], base - math.fsum(weights), *weights[has_end:]]
         return Update(x_coef, (d_coef, *coefs) if self.predicts_noise else tuple(coefs))
 

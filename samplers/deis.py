@@ -9,6 +9,7 @@ from .process import FLOW, VE, Process
 from .transfer import RETURN_D, eps_of
 
 VARIANTS = ("tAB", "rhoAB", "rhoRK")
+TIME_MAPS = ("model", "linear_vp", "edm")
 # name -> nodes c, rows of a (newest stage last), weights b
 TABLEAUS = {
     "heun2": ((0.0, 1.0), ((1.0,),), (1 / 2, 1 / 2)),
@@ -27,8 +28,9 @@ def plan_deis(sigmas: list[float], *, variant: str = "tAB", ab_order: int = 2, r
 
     variant: the basis is of polynomials in the model's time ('tAB') or in sigma ('rhoAB'), of degree ab_order (0 is
     DDIM; warms up); 'rhoRK' takes a Runge-Kutta step `rk` of several model calls instead, with no history.
-    time_map: 'model' asks the model (clock), 'linear_vp' is the published SDE with rates 0.1 to 20. On flow models
-    time is sigma and tAB is rhoAB. The step to sigma = 0 returns D.
+    time_map: 'model' asks the model (clock), 'linear_vp' is the published SDE with rates 0.1 to 20, 'edm' the one whose
+    sigma is 0.002 at time 0.001 and 80 at time 1, as in ComfyUI. On flow models time is sigma and tAB is rhoAB.
+    The step to sigma = 0 returns D.
     Source: Zhang & Chen 2022, arXiv 2204.13902, eq. 15 and section 3.
     """
     if variant not in VARIANTS:
@@ -38,11 +40,19 @@ def plan_deis(sigmas: list[float], *, variant: str = "tAB", ab_order: int = 2, r
     if not 0 <= ab_order <= 3:
         raise ValueError(f"ab_order must be 0, 1, 2 or 3, got {ab_order}")
     if variant == "tAB" and process is not FLOW:
-        if time_map not in ("model", "linear_vp"):
-            raise ValueError(f"time_map must be 'model' or 'linear_vp', got {time_map!r}")
-        used = linear_vp_clock() if time_map == "linear_vp" or clock is None else clock
+        if time_map not in TIME_MAPS:
+            raise ValueError(f"time_map must be one of {', '.join(TIME_MAPS)}, got {time_map!r}")
+        used = clock if time_map == "model" and clock is not None else linear_vp_clock(
+            *(_rates(0.002, 80.0) if time_map == "edm" else ()))
         return adams_steps(sigmas, process, lambda i: _time_weights(sigmas, i, ab_order, used))
     return adams_steps(sigmas, process, lambda i: bashforth_weights(sigmas, i, ab_order + 1))
+
+
+def _rates(low: float, high: float, time: float = 1e-3) -> tuple[float, float]:
+    """The noise rates at times 0 and 1 of the linear SDE whose sigma is `low` at `time` and `high` at 1."""
+    first, last = math.log1p(low * low), math.log1p(high * high)
+    slope = 2.0 * (last - first / time) / (1.0 - time)
+    return last - slope / 2.0, last + slope / 2.0
 
 
 def _time_weights(sigmas: list[float], i: int, degree: int, clock: Clock) -> list[float]:

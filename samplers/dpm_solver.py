@@ -12,9 +12,10 @@ from typing import NamedTuple
 from .exponential import exponential_moment
 from .linear import Stage, Step, Update
 from .process import VE, Process, counted_in
-from .transfer import RETURN_D, eps_of, first_order
+from .transfer import RETURN_D, ddim, eps_of, first_order
 
 METHODS = ("multistep", "singlestep", "grouped", "fast")
+ENDS = ("at_zero", "before_zero")
 
 
 class Options(NamedTuple):
@@ -27,29 +28,44 @@ class Options(NamedTuple):
     halve_t2: bool
     r1: float
     r2: float
+    midpoint_stages: bool = False  # order 3 weighs the slope in the state of its third call by half of W_0 too
+    before_zero: bool = False  # the low orders at the end are all above 0, none of them the step to it
 
 
 def plan_dpm_solver(sigmas: list[float], *, order: int = 2, method: str = "singlestep", solver_type: str = "dpmsolver",
                     lower_order_below: int = 10, third_order_term: str = "exact", r1: float = 0.0, r2: float = 0.0,
-                    lambda_mode: str = "log_snr", process: Process = VE) -> list[Step]:
+                    lambda_mode: str = "log_snr", lower_order_end: str = "at_zero",
+                    process: Process = VE) -> list[Step]:
     """Steps of DPM-Solver-1, -2 or -3 in the noise prediction.
 
     method: 'singlestep' takes every interval in one step of `order` model calls, 'grouped' joins up to `order`
     intervals to one step that calls the model at their levels (one call an interval), 'fast' is grouped on levels of
     its own, even in lambda between the first and the last above 0, 'multistep' calls once a step.
-    solver_type: 'dpmsolver' or 'taylor', two weightings of the same order. r1, r2: where in the step (0 to 1, by
+    solver_type: 'dpmsolver' or 'taylor', two weightings of the same order; 'midpoint_stages' is dpmsolver with order
+    2's weight in the state of order 3's third call too, as diffusers has it. r1, r2: where in the step (0 to 1, by
     lambda) singlestep calls the model; 0 is the paper's 1/2 (order 2), or 1/3 and 2/3 (order 3).
     lower_order_below: multistep schedules of fewer steps end on orders ..., 2, 1; 0 never. third_order_term:
     multistep of order 3; 'reference' halves its last term, as the published code does, which leaves order 2.
-    lambda_mode: see counted_in. The step to sigma = 0 returns D, a step of order 1. A flow's step from sigma = 1, where
-    log-SNR is infinite, is taken in the VE form.
+    lower_order_end: multistep, grouped and fast end on low orders, of which the step to 0 is the last ('at_zero');
+    'before_zero' ends on them above 0 already, grouped of order 2 on a pair of order 1, as diffusers' schedulers do
+    that can't end at 0. lambda_mode: see counted_in. The step to sigma = 0 returns D, a step of order 1. A flow's step
+    from sigma = 1, where log-SNR is infinite, is taken in the VE form.
     Source: Lu et al. 2022, arXiv 2206.00927, algorithms 1 to 4 and appendix; the authors' code for multistep.
     """
-    if solver_type not in ("dpmsolver", "taylor"):
-        raise ValueError(f"solver_type must be 'dpmsolver' or 'taylor', got {solver_type!r}")
-    options = Options(True, order, method, solver_type == "dpmsolver", lower_order_below,
-                      third_order_is_halved(third_order_term), r1, r2)
+    if solver_type not in ("dpmsolver", "taylor", "midpoint_stages"):
+        raise ValueError(f"solver_type must be 'dpmsolver', 'taylor' or 'midpoint_stages', got {solver_type!r}")
+    if lower_order_end not in ENDS:
+        raise ValueError(f"lower_order_end must be one of {', '.join(ENDS)}, got {lower_order_end!r}")
+    options = Options(True, order, method, solver_type != "taylor", lower_order_below,
+                      third_order_is_halved(third_order_term), r1, r2, solver_type == "midpoint_stages",
+                      lower_order_end == "before_zero")
     return plan(sigmas, options, counted_in(process, sigmas, lambda_mode))
+
+
+def _from(sigma: float, options: Options, process: Process) -> Process:
+    """The process of a singlestep from sigma: VE from a flow's pure noise, where its own has no weights."""
+    is_lost = process.alpha(sigma) == 0.0 and (options.predicts_noise or math.isinf(process.lams([sigma, 0.0])[0]))
+    return VE if is_lost else process
 
 
 def third_order_is_halved(third_order_term: str) -> bool:
@@ -65,16 +81,16 @@ def plan(sigmas: list[float], options: Options, process: Process) -> list[Step]:
     if options.method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {options.method!r}")
     process.lams(sigmas)
-    if options.method == "multistep":
+    to_zero = sigmas[-1] == 0.0
+    if options.method == "multistep" and not (options.before_zero and to_zero):
         return _multistep(sigmas, options, process)
     finite = [sigma for sigma in sigmas if sigma > 0.0]
-    steps = []
-    for levels in _groups(finite, options, process):
-        finite_process = process if process.alpha(levels[0]) > 0.0 else VE
-        steps.append(singlestep(levels, options, finite_process))
-    if sigmas[-1] == 0.0:
-        steps.append(Step(finite[-1], 0.0, RETURN_D))
-    return steps
+    if options.method == "multistep":
+        steps = _multistep(finite, options, process) if len(finite) > 1 else []
+    else:
+        groups = _groups(finite, options, process, to_zero=to_zero)
+        steps = [singlestep(levels, options, _from(levels[0], options, process)) for levels in groups]
+    return [*steps, Step(finite[-1], 0.0, RETURN_D)] if to_zero else steps
 
 
 def orders_of(calls: int, order: int) -> list[int]:
@@ -86,14 +102,34 @@ def orders_of(calls: int, order: int) -> list[int]:
     return [3] * (calls // 3) + [calls % 3]
 
 
-def _groups(levels: list[float], options: Options, process: Process) -> list[list[float]]:
+def _orders(intervals: int, options: Options, *, to_zero: bool) -> list[int]:
+    """Orders of the steps over so many intervals above 0, which a step to 0 may follow.
+
+    That one is of order 1 and costs a call, so that grouped ends on the paper's orders for a call more, without their
+    last. fast spreads its steps evenly: the fewer, the longer, and long ones in eps overshoot, so that instead of one
+    step there, one of three calls gives up a call.
+    """
+    order, calls = options.order, intervals + 1
+    if options.before_zero and to_zero and options.method == "grouped" and order == 2 and intervals % 2 == 0:
+        return [2] * (intervals // 2 - 1) + [1, 1] if intervals else []
+    if options.before_zero or not to_zero:
+        return orders_of(intervals, order)
+    if options.method == "grouped":
+        *orders, last = orders_of(calls, order)
+        return orders + [last - 1] * (last > 1)
+    if options.predicts_noise and order == 3 and calls % 3 == 0 and calls > 3:
+        return [3] * (calls // 3 - 2) + [2, 2, 1]
+    return orders_of(intervals, order)
+
+
+def _groups(levels: list[float], options: Options, process: Process, *, to_zero: bool) -> list[list[float]]:
     """Levels of each singlestep: its first, those of its inner model calls, its last."""
     intervals = len(levels) - 1
     if options.method == "singlestep":
         shares = _shares(options)
         return [[sigma, *between(sigma, sigma_next, shares, process), sigma_next]
                 for sigma, sigma_next in pairwise(levels)]
-    orders = orders_of(intervals, options.order)
+    orders = _orders(intervals, options, to_zero=to_zero)
     if options.method == "fast":
         ends = [i / len(orders) for i in range(1, len(orders))]
         nodes = [levels[0], *between(levels[0], levels[-1], ends, process), levels[-1]]
@@ -140,8 +176,9 @@ def singlestep(levels: list[float], options: Options, process: Process) -> Step:
     def update(level: float, share: float, slopes: list[float]) -> Update:
         """To `level`, with the weights of (m_j - m_0) for the inner calls so far, the newest first."""
         ratio, scale = _ratio_and_scale(options, process, sigma, level)
+        whole = scale * exponential_moment(0, -share * h) if options.predicts_noise else ddim(process, sigma, level)[1]
         coefs = [scale * weight for weight in slopes]
-        coefs.append(scale * exponential_moment(0, sign * share * h) - sum(coefs))
+        coefs.append(whole - sum(coefs))
         return Update(ratio, (0.0, *coefs) if options.predicts_noise else tuple(coefs))
 
     def keep(level: float) -> tuple[Update, ...] | None:
@@ -149,10 +186,15 @@ def singlestep(levels: list[float], options: Options, process: Process) -> Step:
 
     stages = []
     for i, level in enumerate(inner):
-        slopes = [] if i == 0 else [shares[1] / shares[0] * exponential_moment(1, sign * shares[1] * h)]
+        slopes = [] if i == 0 else [shares[1] / shares[0] * _slope(sign * shares[1] * h, options.midpoint_stages)]
         stages.append(Stage(level, update(level, shares[i], slopes), keep(level)))
     last = update(sigma_next, 1.0, _slopes(shares, sign * h, options.midpoint))
     return Step(sigma, sigma_next, last, tuple(stages), keep=keep(sigma))
+
+
+def _slope(z: float, midpoint: bool) -> float:
+    """The weight of T_1 alone."""
+    return exponential_moment(0, z) / 2.0 if midpoint else exponential_moment(1, z)
 
 
 def _slopes(shares: list[float], z: float, midpoint: bool) -> list[float]:
@@ -160,7 +202,7 @@ def _slopes(shares: list[float], z: float, midpoint: bool) -> list[float]:
     if not shares:
         return []
     if len(shares) == 1:
-        return [(exponential_moment(0, z) / 2.0 if midpoint else exponential_moment(1, z)) / shares[0]]
+        return [_slope(z, midpoint) / shares[0]]
     r1, r2 = shares
     first = exponential_moment(1, z)
     if midpoint:
@@ -183,8 +225,9 @@ def _multistep(sigmas: list[float], options: Options, process: Process) -> list[
         if not options.predicts_noise:
             alpha_next = process.alpha(sigma_next)
             coefs = [alpha_next * w for w in weights]
-            coefs[0] -= alpha_next * math.expm1(-hs[i])
-            steps.append(Step(sigma, sigma_next, Update(sigma_next / sigma, tuple(coefs))))
+            x_coef, base = ddim(process, sigma, sigma_next)
+            coefs[0] += base
+            steps.append(Step(sigma, sigma_next, Update(x_coef, tuple(coefs))))
         elif sigma_next == 0.0:
             steps.append(Step(sigma, sigma_next, RETURN_D))
         else:
@@ -192,7 +235,7 @@ def _multistep(sigmas: list[float], options: Options, process: Process) -> list[
             coefs = [sigma_next * w for w in weights]
             coefs[0] += eps_coef
             steps.append(Step(sigma, sigma_next, Update(x_coef, (d_coef, *coefs)), keep=(eps_of(process, sigma),)))
-    if options.order == 2 and not options.predicts_noise and lams[0] == -math.inf:
+    if options.order > 1 and not options.predicts_noise and lams[0] == -math.inf:
         steps[1:2] = _multistep(sigmas, options, VE)[1:2]  # whose history lies at infinity, but not there
     return steps
 
@@ -203,7 +246,7 @@ def differences(h: float, past: list[float], z: float, midpoint: bool, halve_t2:
         return [0.0]
     first, r0 = exponential_moment(1, z), past[0] / h
     if len(past) == 1:
-        slope = (exponential_moment(0, z) / 2.0 if midpoint else first) / r0
+        slope = _slope(z, midpoint) / r0
         return [slope, -slope]
     r1, second = past[1] / h, exponential_moment(2, z) / 2.0
     newest, older = (1.0 / r0, -1.0 / r0, 0.0), (0.0, 1.0 / r1, -1.0 / r1)  # the two divided differences

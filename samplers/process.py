@@ -45,16 +45,29 @@ def _short(sigmas: list[float]) -> str:
 VE = Process("VE", lambda sigma: 1.0, math.inf, lambda lam: math.exp(-lam))
 FLOW = Process("flow", lambda sigma: max(0.0, 1.0 - sigma), 1.0, lambda lam: 1.0 / (1.0 + math.exp(lam)))
 
-LAMBDA_MODES = ("log_snr", "log_sigma")
+
+class Clipped(Process):
+    """The same process, whose first lambda is no lower than at a flow's sigma 0.9999, or 1 before the second."""
+
+    def lams(self, sigmas: list[float]) -> list[float]:
+        first, *rest = super().lams(sigmas)
+        return [max(first, min(math.log(1e-4 / 0.9999), rest[0] - 1.0)), *rest]
+
+
+CLIPPED = Clipped(*FLOW)
+LAMBDA_MODES = ("log_snr", "log_sigma", "log_snr_clipped")
 
 
 def counted_in(process: Process, sigmas: list[float], lambda_mode: str) -> Process:
     """The process whose lambda an integrator without noise may count in on a model of `process`.
 
     'log_snr' is its own. 'log_sigma' takes VE's -log sigma on flow models too: v = (x - D) / sigma makes their equation
-    the same one, with a lambda that is finite at sigma = 1.
+    the same one, with a lambda that is finite at sigma = 1. 'log_snr_clipped' takes log-SNR at 0.9999 for a first level
+    above it, as ComfyUI and diffusers do, so that it is finite too: the first prediction then counts, from far behind.
     """
     if lambda_mode not in LAMBDA_MODES:
         raise ValueError(f"lambda_mode must be one of {', '.join(LAMBDA_MODES)}, got {lambda_mode!r}")
     process.lams(sigmas)  # its own limits hold in both
+    if lambda_mode == "log_snr_clipped" and process is FLOW:
+        return CLIPPED
     return VE if lambda_mode == "log_sigma" else process

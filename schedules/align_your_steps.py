@@ -1,7 +1,7 @@
 """Align Your Steps: the published tables of levels optimized for one model each."""
-import math
+from torch import Tensor
 
-import torch
+from .tables import table_sigmas
 
 # Table 3 of the paper; SD1.5 and SDXL with the digits of its 10-step timesteps on SD's own noise levels.
 TABLES = {
@@ -15,42 +15,13 @@ TABLES = {
 
 
 def align_your_steps_sigmas(steps: int = 10, table: str = "SD1.5", denoise: float = 1.0,
-                            end: str = "zero") -> torch.Tensor:
+                            end: str = "zero") -> Tensor:
     """Levels of a published table, log-linearly interpolated to `steps` steps: float64 (steps + 1,), VE.
 
-    denoise < 1 keeps the last round(steps * denoise) steps; 0 gives an empty tensor.
-    end: 'zero' replaces the table's last level by 0 (what ComfyUI does: the last step skips a level that lies 1.3
-    to 2.8 in log sigma below the one before), 'append_zero' adds a step from it to 0 (the paper's steps, one model
-    call more), 'sigma_min' stops there and leaves that much noise.
+    denoise, end: see table_sigmas; what 'zero' (ComfyUI's way) skips lies 1.3 to 2.8 in log sigma below the level
+    before, 'append_zero' are the paper's steps.
     Source: Sabour et al. 2024, arXiv 2404.14507, table 3; interpolation as on the authors' page.
     """
     if table not in TABLES:
         raise ValueError(f"table must be one of {', '.join(TABLES)}, got {table!r}")
-    if end not in ("zero", "append_zero", "sigma_min"):
-        raise ValueError(f"end must be 'zero', 'append_zero' or 'sigma_min', got {end!r}")
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    if not 0.0 <= denoise <= 1.0:
-        raise ValueError(f"denoise must lie in [0, 1], got {denoise}")
-    kept = round(steps * denoise)
-    if kept == 0:
-        return torch.zeros(0, dtype=torch.float64)
-    sigmas = _interpolated(TABLES[table], steps)[-(kept + 1):]
-    if end == "sigma_min":
-        return torch.tensor(sigmas, dtype=torch.float64)
-    levels = sigmas[:-1] if end == "zero" else sigmas
-    return torch.tensor([*levels, 0.0], dtype=torch.float64)
-
-
-def _interpolated(table: tuple[float, ...], steps: int) -> list[float]:
-    """The table read at steps + 1 even places, piecewise linear in log sigma; its own points come out exact."""
-    last = len(table) - 1
-    sigmas = []
-    for j in range(steps + 1):
-        i, remainder = divmod(j * last, steps)
-        if remainder == 0:
-            sigmas.append(table[i])
-            continue
-        part = remainder / steps
-        sigmas.append(math.exp((1.0 - part) * math.log(table[i]) + part * math.log(table[i + 1])))
-    return sigmas
+    return table_sigmas(TABLES[table], steps, denoise=denoise, end=end)

@@ -4,13 +4,15 @@ import math
 import torch
 from torch import Tensor
 
+from .beta import beta_sigmas
 from .power import power_sigmas
 
 
-def classic_sigmas(name: str, levels, steps: int) -> Tensor:
+def classic_sigmas(name: str, levels, steps: int, **options) -> Tensor:
     """float64 levels of scheduler `name` for a model: mostly steps + 1 of them, the last 0.
 
     levels: an object with sigmas (table, rising), sigma_min, sigma_max, timestep(sigma) and sigma(timestep).
+    options: rho of karras, data_std of kl_optimal, threshold and linear_steps (0: half) of linear_quadratic.
     beta and ddim_uniform may give another number of steps: repeated levels are dropped, strides are whole.
     Source: ComfyUI 0.3.64; Karras et al. 2022 (karras), Lee et al. 2024, arXiv 2407.12173 (beta), Sabour et al.
     2024, appendix (kl_optimal), Mochi (linear_quadratic).
@@ -19,7 +21,7 @@ def classic_sigmas(name: str, levels, steps: int) -> Tensor:
         raise ValueError(f"scheduler must be one of {', '.join(SCHEDULERS)}, got {name!r}")
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    return torch.tensor(SCHEDULERS[name](levels, steps), dtype=torch.float64)
+    return torch.tensor(SCHEDULERS[name](levels, steps, **options), dtype=torch.float64)
 
 
 def _range(levels) -> tuple[float, float]:
@@ -50,9 +52,9 @@ def _sgm_uniform(levels, steps: int) -> list[float]:
     return _even_in_time(levels, steps, leave_out_end=True)
 
 
-def _karras(levels, steps: int) -> list[float]:
+def _karras(levels, steps: int, rho: float = 7.0) -> list[float]:
     sigma_min, sigma_max = _range(levels)
-    return power_sigmas(steps, sigma_max, sigma_min).tolist()
+    return power_sigmas(steps, sigma_max, sigma_min, rho).tolist()
 
 
 def _exponential(levels, steps: int) -> list[float]:
@@ -61,9 +63,9 @@ def _exponential(levels, steps: int) -> list[float]:
     return [sigma_max * math.exp(i * ratio) for i in range(steps)] + [0.0]
 
 
-def _kl_optimal(levels, steps: int) -> list[float]:
-    low, high = (math.atan(sigma) for sigma in _range(levels))
-    return [math.tan(high + i / max(steps - 1, 1) * (low - high)) for i in range(steps)] + [0.0]
+def _kl_optimal(levels, steps: int, data_std: float = 1.0) -> list[float]:
+    low, high = (math.atan(sigma / data_std) for sigma in _range(levels))
+    return [data_std * math.tan(high + i / max(steps - 1, 1) * (low - high)) for i in range(steps)] + [0.0]
 
 
 def _ddim_uniform(levels, steps: int) -> list[float]:
@@ -75,19 +77,16 @@ def _ddim_uniform(levels, steps: int) -> list[float]:
 
 
 def _beta(levels, steps: int) -> list[float]:
-    try:
-        from scipy.stats import beta
-    except ImportError as error:
-        raise ImportError("scheduler beta needs SciPy; install it with: pip install 'odeon[science]'") from error
-    places = [round(float(beta.ppf(1.0 - i / steps, 0.6, 0.6)) * (len(levels.sigmas) - 1)) for i in range(steps)]
-    return [float(levels.sigmas[place]) for place in dict.fromkeys(places)] + [0.0]
+    return beta_sigmas(levels, steps).tolist()
 
 
-def _linear_quadratic(levels, steps: int) -> list[float]:
+def _linear_quadratic(levels, steps: int, threshold: float = 0.025, linear_steps: int = 0) -> list[float]:
     sigma_max = _range(levels)[1]
-    threshold, linear = 0.025, steps // 2
+    linear = linear_steps or steps // 2
     if steps == 1:
         return [sigma_max, 0.0]
+    if not 0 < linear < steps:
+        raise ValueError(f"linear_steps must lie below the schedule's {steps} steps, got {linear_steps}; 0 is half")
     rest = steps - linear
     excess = linear - threshold * steps
     square, slope = excess / (linear * rest ** 2), threshold / linear - 2.0 * excess / rest ** 2

@@ -12,6 +12,7 @@ from odeon.bench.solvers_rows import (
     COMFYUI_ADAPTIVE,
     DIFFERENT,
     DIFFUSERS,
+    ELSEWHERE,
     FITTED,
     LEFT_OUT,
     NFES,
@@ -61,6 +62,15 @@ def test_every_row_fits_every_budget(on):
             assert 2 <= steps_within(row, nfe) <= nfe and row.calls * steps_within(row, nfe) + row.more <= nfe
 
 
+def test_rows_may_end_elsewhere(on):
+    sigmas = on.sigmas(6)
+    ends = {end: solvers.levels_of(Row("", "", {}, end=end), sigmas) for end in ("zero", "0.001", "noise")}
+    assert ends["zero"] == sigmas and ends["0.001"] == [*sigmas[:-1], 0.001]
+    assert len(ends["noise"]) == 7 and ends["noise"][::6] == [sigmas[0], sigmas[-2]]
+    steps = solvers.largest_plan(next(row for row in ROWS if row.end == "noise"), on, 6)
+    assert solvers.calls_of(steps) == 6 and steps[-1].sigma_next == pytest.approx(sigmas[-2])
+
+
 def test_a_plan_met_before_is_not_run_again(on, target):
     done = {}
     first = solvers.measure_row(BY_NAME["DDIM"], on, target, nfes=(5, 8), done=done)
@@ -106,6 +116,7 @@ def test_names_are_known_and_everything_is_shown():
     assert [name for row in ADAPTIVE for name in row.same] == list(COMFYUI_ADAPTIVE)
     assert all(theirs in COMFYUI and ours in BY_NAME for theirs, ours, _ in DIFFERENT)
     assert all(theirs in BY_NAME[ours].same for ours, theirs in REASONS)
+    assert set(ELSEWHERE) <= {theirs for theirs, *_ in DIFFERENT}
 
 
 def made_up(on, ours=0.1, theirs=0.1):
@@ -136,6 +147,15 @@ def test_page_has_every_figure_in_tables_of_even_rows(on):
         if above.startswith("|") and line.startswith("|"):
             assert above.count("|") == line.count("|"), line
     assert all(table.row_count for table in solvers_page.tables([found], setting))
+
+
+def test_figures_on_other_levels_stand_in_the_paragraph_of_what_differs(on):
+    found, setting = made_up(on, 0.123, 0.1)
+    both = [{nfe: solvers.Figure(error, nfe) for nfe in NFES} for error in (0.456, 0.0789)]
+    parts = solvers_page.differences([found._replace(elsewhere={("ipndm_v", "beta"): both})], setting)
+    table = next(part for before, part in zip(parts, parts[1:]) if before.startswith("**ipndm_v**"))
+    assert f"| ComfyUI ipndm_v | {on.title}, levels 'beta' | 0.456 |" in table
+    assert f"| &emsp;iPNDM-V | {on.title}, levels 'beta' | 0.0789 |" in table
 
 
 def test_a_problem_is_named():

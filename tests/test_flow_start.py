@@ -9,7 +9,7 @@ from odeon.samplers.dpm_solver import plan_dpm_solver
 from odeon.samplers.dpm_solver_pp import plan_dpm_solver_pp
 from odeon.samplers.exponential_adams import plan_exponential_adams
 from odeon.samplers.linear import run
-from odeon.samplers.process import FLOW, VE
+from odeon.samplers.process import CLIPPED, FLOW, VE
 from odeon.samplers.unipc import plan_unipc
 
 STARTS = torch.randn(64, 16, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
@@ -25,8 +25,8 @@ def exact():
     return run(denoise_flow, STARTS, plan_exponential_adams(levels(2000), order=4, process=FLOW))
 
 
-def error(steps, exact):
-    return (run(denoise_flow, STARTS, steps) - exact).square().mean(1).sqrt().median().item()
+def error(steps, exact, starts=STARTS):
+    return (run(denoise_flow, starts, steps) - exact).square().mean(1).sqrt().median().item()
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.__name__)
@@ -36,7 +36,7 @@ def test_log_sigma_is_the_ve_form_and_changes_nothing_on_ve(plan):
     assert plan(levels(6), lambda_mode="log_sigma", process=VE) == plan(levels(6), process=VE)
     with pytest.raises(ValueError, match=r"flow sigmas must lie in \[0, 1\]"):
         plan([1.5, 0.5], lambda_mode="log_sigma", process=FLOW)
-    with pytest.raises(ValueError, match="lambda_mode must be one of log_snr, log_sigma, got 'snr'"):
+    with pytest.raises(ValueError, match="lambda_mode must be one of log_snr, log_sigma, log_snr_clipped, got"):
         plan(levels(6), lambda_mode="snr", process=FLOW)
 
 
@@ -48,12 +48,32 @@ def test_first_step_is_corrected_with_bh2_s_limit():
     assert near.d_coefs == pytest.approx(first.d_coefs, abs=1e-6) and near.x_coef == pytest.approx(first.x_coef)
 
 
+@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.__name__)
+def test_log_snr_clipped_is_log_snr_from_0_9999_and_changes_nothing_below(plan):
+    """As near as 0.9999 is to 1: the first step itself stays DDIM's."""
+    multistep = {"method": "multistep"} if plan is plan_dpm_solver else {}
+    options = {"lambda_mode": "log_snr_clipped", "order": 2, **multistep}
+    clipped = plan(levels(12), process=FLOW, **options)
+    near = plan([0.9999, *levels(12)[1:]], order=2, process=FLOW, **multistep)
+    for a, b in zip(clipped[1:], near[1:]):
+        assert a.predict.d_coefs == pytest.approx(b.predict.d_coefs, abs=1e-12)
+    x = STARTS[:4]
+    assert torch.allclose(run(denoise_flow, x, clipped[:1]), run(denoise_flow, x, plan_ddim(levels(12)[:2],
+                                                                                           process=FLOW)), atol=1e-12)
+    assert CLIPPED.lams([1.0, 0.99995, 0.9]) == sorted({*CLIPPED.lams([1.0, 0.99995, 0.9])})  # so fine it may be
+    assert torch.isfinite(run(denoise_flow, x, plan([1.0, 0.99995, 0.9999, 0.9, 0.0], process=FLOW, **options))).all()
+    below = [0.9, 0.6, 0.3, 0.1, 0.0]
+    assert plan(below, process=FLOW, **options) == plan(below, order=2, process=FLOW, **multistep)
+    assert plan([2.0, 1.0, 0.5], process=VE, **options) == plan([2.0, 1.0, 0.5], order=2, **multistep)
+
+
+@pytest.mark.parametrize("order", [2, 3])
 @pytest.mark.parametrize("plan", [plan_dpm_solver_pp, plan_exponential_adams], ids=lambda plan: plan.__name__)
-def test_second_step_of_order_2_uses_the_first_prediction(plan):
-    steps, finite = (plan(sigmas, order=2, process=FLOW) for sigmas in (levels(12), [0.95, *levels(12)[1:]]))
+def test_second_step_uses_the_first_prediction(plan, order):
+    steps, finite = (plan(sigmas, order=order, process=FLOW) for sigmas in (levels(12), [0.95, *levels(12)[1:]]))
     assert len(steps[1].predict.d_coefs) == 2 and steps[1].predict.d_coefs[1] < 0.0
-    assert steps[2:] == finite[2:]  # from there on as without sigma = 1
-    assert steps[1] == plan(levels(12), order=2, process=VE)[1]
+    assert steps[order:] == finite[order:]  # from there on as without sigma = 1
+    assert steps[1].predict.d_coefs == pytest.approx(plan(levels(12), order=2, process=VE)[1].predict.d_coefs)
 
 
 @pytest.mark.parametrize("count", [6, 8, 10, 15])
@@ -64,6 +84,17 @@ def test_it_gains(count, exact):
     assert error(plan, exact) < error(ignoring, exact)
     unipc = plan_unipc(levels(count), process=FLOW)
     assert error(unipc, exact) < error([unipc[0]._replace(correct=None), *unipc[1:]], exact)
+
+
+@pytest.mark.parametrize("count", [5, 6, 8, 10])
+def test_it_gains_at_order_3(count):
+    """By a few hundredths, that 64 starts don't tell from chance."""
+    starts = torch.randn(256, 16, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    exact = run(denoise_flow, starts, plan_exponential_adams(levels(1000), order=4, process=FLOW))
+    for plan in (plan_dpm_solver_pp(levels(count), order=3, process=FLOW),
+                 plan_exponential_adams(levels(count), process=FLOW)):
+        ignoring = [*plan[:1], plan_ddim(levels(count), process=FLOW)[1], *plan[2:]]
+        assert error(plan, exact, starts) < error(ignoring, exact, starts)
 
 
 def test_the_step_to_zero_is_the_last_of_low_order():

@@ -13,7 +13,7 @@ from odeon.host.workflow import describe, inputs_of
 NODES = sorted(NODE_CLASS_MAPPINGS)
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 SOCKETS = {"MODEL", "CLIP", "VAE", "LATENT", "IMAGE", "MASK", "SIGMAS", "SAMPLER", "GUIDER", "NOISE", "CONDITIONING",
-           "ODEON_EMS", "ODEON_DC_RATIOS,STRING", "ODEON_IIA"}
+           "ODEON_EMS", "ODEON_DC_RATIOS,STRING", "ODEON_IIA", "ODEON_ABOUT"}
 CORES = {name: getattr(cls, attribute) for name, cls in NODE_CLASS_MAPPINGS.items()
          for attribute in ("PLAN", "SAMPLE", "WRAP", "SCHEDULE", "RULE") if hasattr(cls, attribute)}
 
@@ -54,7 +54,7 @@ def test_inputs_are_the_core_s_options_and_defaults(name):
     parameters = inspect.signature(CORES[name]).parameters
     given = {"sigmas", "process", "clock", "phi", "steps", "orders", "sampler", "x", "callback", "cond", "uncond",
              "average", "scale", "model", "denoise", "denoised", "noise", "noise_seed", "ems", "ratios",
-             "iia"}  # what the host supplies
+             "iia", "levels"}  # what the host supplies
     options = {key: value.default for key, value in parameters.items() if key not in given}
     shown = {key: spec for key, spec in inputs(name).items() if key not in given}
     assert list(shown) == list(options)

@@ -14,6 +14,7 @@ from odeon.samplers.dc_solver import DCRatios
 from odeon.samplers.iia import IIACoefs
 from odeon.samplers.linear import run
 from odeon.samplers.process import FLOW, VE
+from odeon.samplers.usf_decisions import SOLVERS
 
 SIGMAS = {VE: [14.6, 9.0, 5.5, 3.0, 1.4, 0.6, 0.2, 0.03, 0.0], FLOW: [1.0, 0.95, 0.8, 0.6, 0.45, 0.3, 0.1, 0.02, 0.0]}
 
@@ -23,6 +24,7 @@ CLOCKS = {VE: clock_of_table(DiscreteLevels().sigmas.tolist()), FLOW: FLOW_CLOCK
 
 MOST = 400  # combinations of one node's options, picked at random (the same ones every time) where there are more
 MEASURED = {"ratios": DCRatios((1.0, 1.0, 1.0, 1.1, 0.9, 1.05, 0.95)),
+            "decisions": SOLVERS["unipc_3"](8),
             "iia": IIACoefs("dpmpp2m", ((0.0,), *((0.0, 0.1),) * 6))}  # weights of differences alone keep the laws
 
 

@@ -5,16 +5,20 @@ from pathlib import Path
 import torch
 
 from ...models.dit import ShapesDiT
+from ...models.levels import TableLevels
 from ...models.unet import ShapesUNet
 from ...samplers.process import Process
 from ..common import Sampling, Solver, clock_of
+from ..denoiser import smooth
 from ..measuring import Measuring, fingerprint
+from ..relabel import relabelled
 from .context import current
-from .model import Clip, Model, Vae
+from .model import Clip, Model, ModelSampling, Vae
 from .sampling import Guider, Noise, Sampler
 
-__all__ = ["folder", "identity", "make_clip", "make_model", "make_network", "make_vae", "measured", "noise",
-           "patch_guidance", "patch_prediction", "patches_of", "process_of", "sampler", "solver"]
+__all__ = ["as_latent", "folder", "identity", "levels_of", "make_clip", "make_model", "make_network", "make_vae",
+           "measured", "noise", "of_latent", "patch_guidance", "patch_prediction", "patches_of", "predicts_eps",
+           "process_of", "relabel", "sampler", "solver", "with_table"]
 
 
 def solver(plan_fn, **options) -> Sampler:
@@ -33,8 +37,47 @@ def process_of(model: Model) -> Process:
     return model.get_model_object("model_sampling").process
 
 
+def levels_of(model: Model):
+    """The noise levels of a MODEL: sigmas (its table, rising), sigma_min, sigma_max, and what its network is told of a
+    level, timestep(sigma tensor), beside sigma(timestep tensor), which of flow models is no inverse of it."""
+    return model.get_model_object("model_sampling").levels
+
+
+def relabel(model: Model, told, *, whole: bool) -> Model:
+    """A MODEL whose network is told level told(sigma) of every sigma; whole: see relabelled."""
+    return _with_sampling(model, relabelled(model.model_sampling, told, levels=levels_of(model), whole=whole))
+
+
+def with_table(model: Model, sigmas, *, v_prediction: bool) -> Model:
+    """A MODEL with another table of levels, its network told their places as before; v_prediction: and read as one
+    that predicts v."""
+    levels = TableLevels(sigmas, rounded=levels_of(model).rounded)
+    return _with_sampling(model, ModelSampling("v" if v_prediction else model.model_sampling.prediction, levels))
+
+
+def predicts_eps(model: Model) -> bool:
+    """Whether the network is read as one that predicts noise."""
+    return model.model_sampling.prediction == "eps"
+
+
+def _with_sampling(model: Model, sampling: ModelSampling) -> Model:
+    patched = model.clone()
+    patched.model_sampling = sampling
+    return patched
+
+
+def as_latent(model: Model, x: torch.Tensor) -> torch.Tensor:
+    """Predictions of a MODEL as a LATENT's samples."""
+    return x
+
+
+def of_latent(model: Model, samples: torch.Tensor) -> torch.Tensor:
+    """A LATENT's samples as a MODEL predicts them."""
+    return samples
+
+
 def _table_of(model: Model):
-    return model.get_model_object("model_sampling").levels.sigmas
+    return levels_of(model).sigmas
 
 
 def patch_guidance(model: Model, start) -> Model:
@@ -76,14 +119,23 @@ def patches_of(model: Model) -> list:
 
 
 def measured(model: Model, positive: list, negative: list, cfg: float, *, latent: dict, count: int, sigmas, seed: int,
-             **measuring) -> Measuring:
+             each: bool, gradients: bool, **measuring) -> Measuring:
     """Runs a measurement (see Measuring) on `count` pictures of the latent's size, guided as a KSampler would."""
     samples = model.fix_empty_latent_channels(latent["samples"])[:1]
     start = Noise(seed).generate_noise({"samples": samples.expand(count, *samples.shape[1:])})
+    sampling = None
+    if gradients:
+        model, sampling = model.clone(), smooth(model.model_sampling.levels)
+        model.model_sampling = ModelSampling(model.model_sampling.prediction, sampling)
+    guider = Guider(model, positive, negative, cfg)
+    one_by_one = each and len(positive) > 1
     task = Measuring(report=lambda progress: current().progress(progress.done, progress.total),
                      process_of=process_of, clock_of=lambda model: clock_of(process_of(model), _table_of(model)),
-                     **measuring)
-    Guider(model, positive, negative, cfg).sample(start, torch.zeros_like(start), Sampler(task), sigmas, seed=seed)
+                     sampling=sampling, weights_of=lambda model: model.network,
+                     prompts=len(positive) if one_by_one else 1,
+                     choose=(lambda prompt: setattr(guider, "positive", positive[prompt:prompt + 1]))
+                     if one_by_one else None, **measuring)
+    guider.sample(start, torch.zeros_like(start), Sampler(task), sigmas, seed=seed)
     return task
 
 

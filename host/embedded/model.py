@@ -24,6 +24,10 @@ class ModelSampling:
     def sigma_max(self) -> Tensor:
         return self.levels.sigma_max
 
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """What the network is told of sigma (B,)."""
+        return self.levels.timestep(sigma)
+
     def calculate_input(self, sigma: Tensor, x: Tensor) -> Tensor:
         return x if self.prediction == "flow" else x / (sigma.square() + 1.0).sqrt()
 
@@ -78,7 +82,7 @@ class Model:
         wide = sigma.reshape(-1, *[1] * (x.ndim - 1))
         context, pooled = (None if value is None else value.to(x.device).expand(x.shape[0], *value.shape[1:])
                            for value in (context, pooled))
-        timesteps = self.model_sampling.levels.timestep(sigma).float()
+        timesteps = self.model_sampling.timestep(sigma).float()
         output = self.network(self.model_sampling.calculate_input(wide, x), timesteps, context=context,
                               y=pooled, transformer_options={**self.model_options["transformer_options"],
                                                              **transformer_options})

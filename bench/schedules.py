@@ -1,0 +1,143 @@
+"""Distance to an accurate run by schedule, solver and steps: ComfyUI's schedulers, tables, and what we learn."""
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..samplers.ddim import plan_ddim
+from ..samplers.deis import plan_deis
+from ..samplers.dpm_solver_pp import plan_dpm_solver_pp
+from ..samplers.exponential_adams import plan_exponential_adams
+from ..samplers.pndm import plan_pndm
+from ..samplers.process import FLOW
+from ..samplers.table import steps_of_table
+from ..samplers.unipc import plan_unipc
+from ..schedules.align_your_steps import align_your_steps_sigmas
+from ..schedules.classic import SCHEDULERS, classic_sigmas
+from ..schedules.gits_table import gits_sigmas
+from ..schedules.optimize.steps import FEW, Search, search_lesson, table_in
+from ..schedules.optimize.teacher import Lesson, Score, score_of
+from .schedules_problems import Problem, problem
+from .schedules_searches import BY_SOLVER, EULER_ONLY, SHARED
+
+STEPS = (5, 7, 10)
+SOLVERS = {
+    "DPM-Solver++ 2M": lambda sigmas, on: plan_dpm_solver_pp(sigmas, order=2, process=on.process),
+    "UniPC 3": lambda sigmas, on: plan_unipc(sigmas, order=3, process=on.process),
+    "DEIS 3": lambda sigmas, on: plan_deis(sigmas, ab_order=3, process=on.process, clock=on.clock),
+    "Euler": lambda sigmas, on: plan_ddim(sigmas, process=on.process),
+}
+STOCK = {  # ComfyUI's other samplers of one call a step without noise, for "the best of all stock combinations"
+    "dpmpp_2m": lambda sigmas, on: plan_dpm_solver_pp(sigmas, order=2, lower_order_below=0, process=on.process),
+    "res_multistep": lambda sigmas, on: plan_exponential_adams(sigmas, order=2, process=on.process),
+    "ipndm": lambda sigmas, on: plan_pndm(sigmas, variant="iPNDM", process=on.process),
+    "uni_pc": lambda sigmas, on: plan_unipc(sigmas, order=3, variant="bh1", process=on.process),
+}
+ITERATIONS = {"exact": (200, 400), "shapes": (40, 80)}  # of learned levels, and of learned plans
+MINIBATCH = {"exact": 64, "shapes": 4}
+
+
+class Row(NamedTuple):
+    """One figure. kind: 'stock', 'table', 'search' or 'learned'; seconds: what finding it took."""
+    problem: str
+    steps: int
+    solver: str
+    schedule: str
+    kind: str
+    score: Score
+    seconds: float = 0.0
+
+
+class Job(NamedTuple):
+    """A problem at a number of steps, with the teacher's ends; quick: few iterations, for a test."""
+    problem: str
+    steps: int
+    targets: Tensor
+    quick: bool = False
+
+
+def measure(names: list[str], *, steps=STEPS, quick: bool = False, workers: int = 0
+            ) -> tuple[list[Row], dict[str, float]]:
+    """Every row on every problem, a process for each processor; and the teacher's own error by problem."""
+    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        teachers = {name: pool.submit(_taught, name) for name in names}
+        jobs = [pool.submit(measure_job, Job(name, count, teachers[name].result()[0], quick))
+                for name in names for count in steps]
+        done = [job.result() for job in tqdm(as_completed(jobs), total=len(jobs), desc="problems by steps")]
+    rows = [row for found in done for row in found]
+    order = {name: i for i, name in enumerate(names)}
+    rows.sort(key=lambda row: (order[row.problem], row.steps))
+    return rows, {name: task.result()[1] for name, task in teachers.items()}
+
+
+def _taught(name: str) -> tuple[Tensor, float]:
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        return problem(name).targets()
+
+
+def measure_job(job: Job) -> list[Row]:
+    """All rows of a problem at a number of steps."""
+    torch.set_num_threads(1)
+    on = problem(job.problem)
+    plans = {name: (lambda sigmas, solver=solver: solver(sigmas, on)) for name, solver in {**SOLVERS, **STOCK}.items()}
+    fixed = {name: ("stock", levels, 0.0) for name, levels in stock_levels(on, job.steps).items()}
+    fixed |= {name: ("table", levels, 0.0) for name, levels in table_levels(on, job.steps).items()}
+    shared = {name: ("search", *timed(lambda search=search: search(on, job.steps, job.targets)))
+              for name, search in SHARED.items()}
+    rows = []
+    for solver, plan in plans.items():
+        lesson = on.lesson(plan, job.targets)
+        for schedule, (kind, levels, seconds) in {**fixed, **(shared if solver in SOLVERS else {})}.items():
+            if solver in SOLVERS or kind == "stock":
+                rows.append(Row(job.problem, job.steps, solver, schedule, kind, lesson.score(levels), seconds))
+        if solver in SOLVERS:
+            rows += [Row(job.problem, job.steps, solver, name, "learned", score, seconds)
+                     for name, score, seconds in learned(lesson, on, job, fixed, solver=solver)]
+    return rows
+
+
+def stock_levels(on: Problem, steps: int) -> dict[str, list[float]]:
+    """ComfyUI's nine schedulers; those that give another number of steps are left out."""
+    found = {name: classic_sigmas(name, on.levels, steps).tolist() for name in SCHEDULERS}
+    return {name: levels for name, levels in found.items() if len(levels) == steps + 1}
+
+
+def table_levels(on: Problem, steps: int) -> dict[str, list[float]]:
+    """Published tables, which are for VE models."""
+    if on.process is FLOW:
+        return {}
+    return {"AYS table": align_your_steps_sigmas(steps).tolist(), "GITS table": gits_sigmas(steps).tolist()}
+
+
+def timed(make: Callable):
+    begun = time.perf_counter()
+    return make(), time.perf_counter() - begun
+
+
+def learned(lesson: Lesson, on: Problem, job: Job, fixed: dict, *, solver: str) -> Iterator[tuple[str, Score, float]]:
+    """Levels, and a plan, learned for the lesson's solver from the best fixed schedule on its training noises."""
+    kind, few = job.problem.split("-")[0], slice(0, min(FEW, lesson.training.stop))
+    families = {name: levels for name, (_, levels, _) in fixed.items() if levels[0] == on.top}
+    start = min(families.values(), key=lambda levels: lesson.score(levels, few).median)
+    for i, (name, free) in enumerate((("learned levels", "levels"), ("learned plan", "levels+coefficients"))):
+        search = Search(1e6, free, 3 if job.quick else ITERATIONS[kind][i], MINIBATCH[kind])
+        last, seconds = timed(lambda search=search: [*search_lesson(lesson, families, search, process=on.process)][-1])
+        yield name, score_of(lesson.errors(steps_of_table(table_in(last.state)), lesson.judging)), seconds
+    for name, search in BY_SOLVER.items():
+        levels, seconds = timed(lambda search=search: search(lesson, on, job.steps, start))
+        yield name, lesson.score(levels), seconds
+    for name, search in EULER_ONLY.items() if solver == "Euler" else ():
+        yield name, *timed(lambda search=search: search(lesson, on, job.steps, start))
+
+
+def best_stock(rows: list[Row], name: str, steps: int) -> Row:
+    """The least median of all stock samplers and schedulers."""
+    return min((row for row in rows if row.problem == name and row.steps == steps and row.kind == "stock"),
+               key=lambda row: row.score.median)

@@ -1,0 +1,81 @@
+"""What `python -m odeon.bench schedules` shows on the terminal and writes to docs/schedules.md."""
+from pathlib import Path
+
+from rich.table import Table
+
+from ..measure.plot import draw_lines
+from .schedules import SOLVERS, Row, best_stock
+from .schedules_problems import EXACT, PROBLEMS, SHAPES, TEACHER_STEPS
+from .solvers_page import ROOT, made_with
+
+PAGE = ROOT / "docs" / "schedules.md"
+METHOD = f"""Distance: the root mean square over a latent's numbers between where a schedule with a solver ends
+and where an accurate run of {TEACHER_STEPS['exact']} (mixture) or {TEACHER_STEPS['shapes']} (Shapes) steps ends from
+the same noise; median / mean over {EXACT[1]} or {SHAPES[1]} noises that nothing was learned from or chosen by, of
+{EXACT[0]} or {SHAPES[0]} in all. Each Shapes noise has a caption of its own. Single noises that end in another picture rule the
+means. "Best stock": the least median of ComfyUI's nine schedulers with euler, dpmpp_2m, res_multistep, ipndm, deis and
+uni_pc, all of one call a step. The optimizers' budgets are small, in bench/schedules.py and
+bench/schedules_searches.py; seconds are of one thread on this machine. Problems and numbers of steps that are missing
+were not measured."""
+
+
+def tables(rows: list[Row], teachers: dict[str, float]) -> list[Table]:
+    """One for each problem and number of steps."""
+    found = []
+    for name, steps in dict.fromkeys((row.problem, row.steps) for row in rows):
+        best = best_stock(rows, name, steps)
+        table = Table("schedule", *SOLVERS, "seconds", title=f"{PROBLEMS[name]}, {steps} steps; best stock "
+                      f"{best.score.median:.3g} ({best.solver}, {best.schedule}); the teacher moves by "
+                      f"{teachers[name]:.2g} when halved")
+        for cells in cells_of(rows, name, steps, best.score.median):
+            table.add_row(*cells)
+        found.append(table)
+    return found
+
+
+def cells_of(rows: list[Row], name: str, steps: int, best: float) -> list[list[str]]:
+    """A schedule in each line: median / mean by solver, the median's share of the best stock one where it was found."""
+    here = {(row.schedule, row.solver): row for row in rows if (row.problem, row.steps) == (name, steps)}
+    lines = []
+    for schedule in dict.fromkeys(schedule for schedule, solver in here if solver in SOLVERS):
+        cells = [here.get((schedule, solver)) for solver in SOLVERS]
+        seconds = max(row.seconds for row in cells if row)
+        lines.append([schedule, *(_cell(row, best) for row in cells), f"{seconds:.1f}" if seconds else ""])
+    return lines
+
+
+def _cell(row: Row | None, best: float) -> str:
+    if row is None:
+        return ""
+    share = "" if row.kind in ("stock", "table") else f" ({row.score.median / best:.2f}x)"
+    return f"{row.score.median:.3g} / {row.score.mean:.3g}{share}"
+
+
+def write(rows: list[Row], teachers: dict[str, float]) -> Path:
+    """docs/schedules.md and its plot."""
+    lines = ["# Schedules and learned steps, measured", "", f"{made_with('schedules --write')}.", "", METHOD, "",
+             "![Best stock, learned levels and learned plans](schedules.png)", ""]
+    for table, (name, steps) in zip(tables(rows, teachers), dict.fromkeys((row.problem, row.steps) for row in rows)):
+        best = best_stock(rows, name, steps)
+        lines += [f"## {table.title}", "", "| schedule | " + " | ".join(SOLVERS) + " | seconds |",
+                  "|---" * (len(SOLVERS) + 2) + "|"]
+        lines += ["| " + " | ".join(cells) + " |" for cells in cells_of(rows, name, steps, best.score.median)] + [""]
+    PAGE.write_text("\n".join(lines), encoding="utf-8")
+    from PIL import Image
+
+    picture = draw_lines(plotted(rows), title="Least median distance by steps", x_label="steps", y_label="RMSE",
+                         log=True)
+    Image.fromarray((picture[0] * 255.0).byte().numpy()).save(PAGE.with_suffix(".png"))
+    return PAGE
+
+
+def plotted(rows: list[Row]) -> dict[str, list[tuple[float, float]]]:
+    """Least median of any solver by steps: stock, learned levels, learned plan, of each problem."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for name, steps in dict.fromkeys((row.problem, row.steps) for row in rows):
+        for kind, wanted in (("stock", None), ("levels", "learned levels"), ("plan", "learned plan")):
+            medians = [row.score.median for row in rows if (row.problem, row.steps) == (name, steps)
+                       and (row.kind == "stock" if wanted is None else row.schedule == wanted)]
+            if medians:
+                curves.setdefault(f"{name} {kind}", []).append((steps, min(medians)))
+    return curves

@@ -1,0 +1,138 @@
+"""The model as measurements call it: in batches that fit, under several prompts, with gradients where asked for."""
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..schedules.timesteps import told_places
+
+
+class Denoiser:
+    """denoise(x (n, ...), sigma) -> D, of a sampler function's `model`.
+
+    sigma: a float or a 0-dim tensor, whose gradient counts. told: the level that the network is told in its place
+    (needs `sampling`, a smooth()). batch: pictures in one call of the network. prompts: item k of a run has prompt
+    k % prompts, of those that choose(prompt) sets; of(items) is the denoiser for some of the items of a run.
+    Where gradients are on, every call is computed again on the way back: memory of one call, whatever the steps.
+    check(): raises where the user interrupts, asked ahead of each call of the network.
+    """
+
+    def __init__(self, model, extra_args: dict, *, batch: int, prompts: int = 1, choose=None, sampling=None,
+                 items: list[int] | None = None, check=None):
+        self.model, self.extra_args, self.batch = model, extra_args, batch
+        self.prompts, self.choose, self.sampling, self.items = prompts, choose, sampling, items
+        self.check = check
+
+    def of(self, items) -> "Denoiser":
+        """For the items of a run that a slice or a list of places picks."""
+        places = self.items if self.items is not None else range(10 ** 6)
+        kept = places[items] if isinstance(items, slice) else [places[int(i)] for i in items]
+        return Denoiser(self.model, self.extra_args, batch=self.batch, prompts=self.prompts, choose=self.choose,
+                        sampling=self.sampling, items=kept, check=self.check)
+
+    def __call__(self, x: Tensor, sigma: float | Tensor, told: Tensor | None = None) -> Tensor:
+        if self.prompts == 1:
+            return torch.cat([self._piece(piece, sigma, told, 0) for piece in x.split(self.batch)])
+        items = self.items if self.items is not None else range(len(x))
+        found = [None] * len(x)
+        for prompt in range(self.prompts):
+            places = [i for i in range(len(x)) if items[i] % self.prompts == prompt]
+            for start in range(0, len(places), self.batch):
+                part = places[start:start + self.batch]
+                for place, denoised in zip(part, self._piece(x[part], sigma, told, prompt)):
+                    found[place] = denoised
+        return torch.stack(found)
+
+    def _piece(self, x: Tensor, sigma: float | Tensor, told: Tensor | None, prompt: int) -> Tensor:
+        def call(x: Tensor, level: Tensor, told: Tensor | None) -> Tensor:
+            if self.check is not None:
+                self.check()
+            if self.choose is not None:
+                self.choose(prompt)
+            if self.sampling is None:
+                return self.model(x, level, **self.extra_args)
+            self.sampling.told = told
+            try:
+                return self.model(x, level, **self.extra_args)
+            finally:
+                self.sampling.told = None
+
+        level = sigma.to(x).expand(len(x)) if isinstance(sigma, Tensor) else x.new_full((len(x),), sigma)
+        if not torch.is_grad_enabled():
+            return call(x, level, told)
+        return checkpoint(call, x, level, told, use_reentrant=False, preserve_rng_state=False)
+
+
+def smooth(sampling):
+    """A copy of a model's sampling object (its levels) whose timestep() has a slope in sigma.
+
+    Its values stay what they are, rounded ones too; but where `told` is set it is that level's place in the table of
+    sigmas, not rounded, for whatever sigma.
+    """
+    first, stride = told_places(getattr(sampling, "own_levels", sampling)) or (0, 1)
+
+    class Smooth(type(sampling)):
+        told = None
+
+        def timestep(self, sigma: Tensor) -> Tensor:
+            level = sigma if self.told is None else self.told.to(sigma).expand_as(sigma)
+            exact = super().timestep(level)
+            if exact.is_floating_point():
+                return exact
+            logs = self.log_sigmas.to(level.device).clone()
+            value = level.log()
+            low = torch.searchsorted(logs, value.detach().contiguous()).clamp(1, len(logs) - 1) - 1
+            place = first + stride * (low + (value - logs[low]) / (logs[low + 1] - logs[low]))
+            return place if self.told is not None else exact.float() + (place - place.detach())
+
+    made = copy.copy(sampling)
+    made.__class__ = Smooth
+    return made
+
+
+def own_weights(network: nn.Module) -> None:
+    """Lets gradients pass weights that were loaded in inference mode, by equal ones in their place."""
+    with torch.inference_mode(False):
+        for module in network.modules():
+            for name, value in module._parameters.items():
+                if value is not None and value.is_inference():
+                    module._parameters[name] = nn.Parameter(value.clone(), requires_grad=False)
+            for name, value in module._buffers.items():
+                if value is not None and value.is_inference():
+                    module._buffers[name] = value.clone()
+
+
+class NoGradients(ValueError):
+    """A model that gives no gradients, with what to do in words."""
+
+
+def require_gradients(denoise: Denoiser, x: Tensor, sigma: float) -> None:
+    """Raises NoGradients where gradients do not come back through the model, or are not those of its differences.
+
+    Asked at two levels, on noise x at sigma: what surrounds the network has the network's slope at one of them only."""
+    try:
+        true = all(_slopes_are_true(denoise.of([0]), x[:1] * (level / sigma), level)
+                   for level in (0.5, min(2.0, 0.9 * sigma)))
+    except (RuntimeError, NotImplementedError) as error:
+        raise NoGradients(f"this model gives no gradients ({str(error).splitlines()[0]}); {INSTEAD}") from error
+    if not true:
+        raise NoGradients("no true gradient comes back through this model: its weights are quantized, or a patch or "
+                          f"an attention backend has no backward pass; {INSTEAD}")
+
+
+def _slopes_are_true(model: Denoiser, x: Tensor, level: float) -> bool:
+    probe, sigma = x.detach().requires_grad_(), torch.tensor(level, dtype=torch.float64, requires_grad=True)
+    way = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x) * (0.1 * level)
+    with torch.no_grad():
+        moved = (model(probe + way, level) - model(probe - way, level)).float() / 2.0
+    with torch.enable_grad():
+        found = torch.autograd.grad((model(probe, sigma).float() * moved).sum(), [probe, sigma], allow_unused=True)
+    if any(value is None or not value.isfinite().all() for value in found):
+        return False
+    expected = moved.square().sum()
+    return bool(((found[0] * way).sum() - expected).abs() <= 0.3 * expected)
+
+
+INSTEAD = ("load it in fp16, bf16 or fp32 with PyTorch's own attention, or take an optimizer that needs no gradients: "
+           "AutoDiffusion, Align Your Steps, BOSS, GITS or OSS")

@@ -1,0 +1,55 @@
+"""Learned plans: steps and solver together."""
+from .. import host
+from ..samplers.learned import LearnedPlan, plan_learned
+from ..schedules.optimize.plan import FREE
+from ..schedules.optimize.steps import Search, found, table_in
+from .inputs import CHOICE, FLOAT, INT, SOCKET
+from .optimize import OptimizeNode
+from .optimize_steps import families_for, gains, searched
+
+
+class OdeonOptimizePlan(OptimizeNode):
+    TITLE = "Optimize plan"
+    DESCRIPTION = "Learns the steps and the solver's own numbers together, for your model: the most from few steps."
+    SEARCH_ALIASES = ["learned solver", "s4s", "learned plan", "few steps", "optimize sampler", "best sampler"]
+    RETURN_TYPES = ("SAMPLER", "SIGMAS", "STRING", "IMAGE", "ODEON_ABOUT", "SIGMAS")
+    RETURN_NAMES = ("sampler", "sigmas", "report", "plot", "about", "cond_sigmas")
+    OUTPUT_TOOLTIPS = ("The learned solver, for these sigmas; Save plan keeps it.", *OptimizeNode.OUTPUT_TOOLTIPS,
+                       "With free = all: for Conditioning sigmas (label_only), together with sigmas.")
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return cls.inputs(
+            "Steps to start from, beside the usual schedules of as many: number, first and last level stay.",
+            samples=48,
+            sampler=SOCKET("SAMPLER", "The solver to start from: one of Odeon's, its eta at 0. Exponential Adams of "
+                           "order 3 or UniPC are good starts."),
+            free=CHOICE(FREE, "What is learned. all also learns which level the network is told, and needs "
+                        "Conditioning sigmas behind it."),
+            minutes=FLOAT(10.0, 0.1, 10000.0, "Learning stops after so many at the latest.", step=0.1),
+            iterations=INT(200, 1, 100000, "Learning steps, if there is time: 100 to 400 are usual."),
+            minibatch=INT(8, 1, 1024, "Pictures in one learning step.", advanced=True),
+            history=INT(0, 0, 100, "Predictions of so many calls before may be used; 0 is all.", advanced=True),
+            teacher_steps=INT(40, 8, 1000, "Steps of the accurate run to come near to.", advanced=True))
+
+    def optimize(self, task, sampler, **given):
+        levels, process = task.levels, host.process_of(task.model)
+        families = {"yours": levels}
+        if levels[-1] == 0.0:
+            families |= families_for(task.model, len(levels) - 1, top=levels[0])
+        state, about = searched(task, sampler, families, Search(**given, seed=task.start_seed), what="plan",
+                                options=given)
+        ended = found(state, families)
+        made_for = {**about, "process": process.name, "steps": len(levels) - 1}
+        learned = LearnedPlan(table_in(state), tuple(state["sigmas"].tolist()), made_for)
+        shown = self.results(ended.sigmas, made_for, report=gains(ended, "plan"),
+                             curves={"distance": list(enumerate(state["losses"].tolist()))},
+                             title="Distance to the teacher, on the noises to choose by", x_label="check",
+                             y_label="median")
+        sigmas, *others = shown["result"]
+        told = sigmas.clone()
+        told[:-1] *= state["told"][:len(told) - 1].exp().float()
+        return {**shown, "result": (host.solver(plan_learned, learned=learned), sigmas, *others, told)}
+
+
+NODES = (OdeonOptimizePlan,)

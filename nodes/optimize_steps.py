@@ -1,0 +1,99 @@
+"""Steps for people who don't care how they are found."""
+from .. import host
+from ..samplers.process import FLOW
+from ..schedules.align_your_steps import align_your_steps_sigmas
+from ..schedules.classic import SCHEDULERS, classic_sigmas
+from ..schedules.gits_table import gits_sigmas
+from ..schedules.optimize.steps import Found, Search, found, optimize_steps, same_start, steps_cost
+from ..schedules.optimize.teacher import calls_of, require_no_noise
+from .inputs import FLOAT, INT, SOCKET
+from .optimize import OptimizeNode, Task
+
+
+class OdeonOptimizeSteps(OptimizeNode):
+    TITLE = "Optimize steps"
+    DESCRIPTION = "Finds where to put your steps, for your model, sampler and CFG, in the minutes you give it."
+    SEARCH_ALIASES = ["optimize schedule", "learned steps", "few steps", "best scheduler", "ays", "ld3", "auto"]
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        inputs = cls.inputs(
+            "", samples=24,
+            sampler=SOCKET("SAMPLER", "The sampler to find steps for: one of Odeon's, its eta at 0."),
+            steps=INT(6, 1, 100, "Steps you want to spend on a picture."),
+            minutes=FLOAT(2.0, 0.1, 1000.0, "Time for the whole search. A search that was stopped goes on when queued "
+                          "again.", step=0.1))
+        del inputs["required"]["sigmas"]
+        return inputs
+
+    def run(self, model, sampler, steps, minutes, **given):
+        own = host.levels_of(model)
+        task = Task(model=model, sigmas=own.sigmas.new_tensor([float(own.sigma_max), 0.0]), **given)
+        return self.optimize(task, sampler, steps, minutes)
+
+    def optimize(self, task, sampler, steps, minutes):
+        families = families_for(task.model, steps, top=float(task.sigmas[0]))
+        state, about = searched(task, sampler, families, Search(minutes, seed=task.start_seed), what="steps",
+                                options={"steps": steps, "minutes": minutes})
+        ended = found(state, families)
+        name = ended.best_family
+        curves = {f"{name} ({ended.families[name].median:.3g})": list(enumerate(families[name])),
+                  "returned": list(enumerate(ended.sigmas.tolist()))}
+        return self.results(ended.sigmas, {**about, "process": host.process_of(task.model).name},
+                            report=gains(ended, "steps"), curves=curves, title="Where the steps are", x_label="step",
+                            y_label="sigma")
+
+
+def searched(task: Task, sampler, families: dict[str, list[float]], search: Search, *, what: str, options: dict
+             ) -> tuple[dict, dict]:
+    """The last state of optimize_steps on a task's model, by gradients or, where it gives none, by trial."""
+    trial = host.plan_for(task.model, sampler)(next(iter(families.values())))
+    require_no_noise(trial)
+    plan_fn, chosen = host.plan_of(sampler)
+    arguments = {"what": what, "cost": steps_cost(families, calls_of(trial), task.samples, search.teacher_steps),
+                 "options": {"sampler": plan_fn.__name__, "sampler_options": str(sorted(chosen.items())), **options}}
+
+    def start_with(search: Search):
+        def start(denoise, x, *, state, process, clock):
+            return optimize_steps(denoise, x, families, host.student(sampler, process, clock), search,
+                                  sigma_min=task.sigma_min, process=process, state=state)
+        return start
+
+    try:
+        return task.run(start_with(search), gradients=True, **arguments)
+    except host.NoGradients:
+        if search.free == "all":
+            raise
+        return task.run(start_with(search._replace(gradients=False)), **arguments)
+
+
+def gains(ended: Found, what: str) -> list[str]:
+    """What was found, in words."""
+    best = ended.families[ended.best_family]
+    lines = ["Distance to a run of many steps, on noises that nothing was chosen by:",
+             *(f"  {name}: {score}" for name, score in ended.families.items())]
+    if ended.learned is None:
+        return [*lines, f"Returned: {ended.best_family}; a single step leaves nothing to learn."]
+    lines += [f"  learned: {ended.learned} (on the noises it learned from: {ended.training})"]
+    lines += [f"Returned: the learned {what}, {best.median / max(ended.learned.median, 1e-12):.2f} times nearer than "
+              f"{ended.best_family}." if ended.kept else
+              f"Returned: {ended.best_family}, since nothing learned was better. More minutes or samples may help."]
+    lines += [f"The teacher itself moves by {ended.teacher} when its steps are halved."]
+    if ended.teacher.median > 0.5 * min(best.median, ended.learned.median):
+        lines += ["WARNING: that is much beside the distances above; give it more minutes or teacher_steps."]
+    return [*lines,
+            "Levels: " + ", ".join(f"{sigma:.4g}" for sigma in ended.sigmas.tolist())]
+
+
+def families_for(model, steps: int, *, top: float) -> dict[str, list[float]]:
+    """Schedules of exactly so many steps that reach from `top` to 0."""
+    own = host.levels_of(model)
+    families = {name: classic_sigmas(name, own, steps).tolist() for name in SCHEDULERS}
+    if host.process_of(model) is not FLOW:
+        families |= {"AYS SD1.5": align_your_steps_sigmas(steps).tolist(),
+                     "AYS SDXL": align_your_steps_sigmas(steps, "SDXL").tolist()}
+        families |= {"GITS": gits_sigmas(steps).tolist()} if steps > 1 else {}
+    return {name: levels for name, levels in same_start(families, top).items() if len(levels) == steps + 1}
+
+
+NODES = (OdeonOptimizeSteps,)

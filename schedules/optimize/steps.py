@@ -1,0 +1,241 @@
+"""The best family of levels, then levels, or a whole plan, learned from it for as long as there is time."""
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...measure.progress import Progress
+from ...samplers.linear import Step
+from ...samplers.process import VE, Process
+from ...samplers.table import Table, steps_of_table, table_of
+from .fit import fit_rows
+from .plan import PlanLesson, learn_plan, split, told_model
+from .teacher import Lesson, Plan, Score, score_of, taught, teacher_cost
+
+FEW = 8  # noises that every family is tried on, before the best few are on all
+FINE = 40  # steps of the accurate run that coefficients are fitted to
+
+
+class Found(NamedTuple):
+    """What a search ended with. families: the best of them by name, on the held-back noises; learned, training: the
+    learned one there, and on the noises it was learned from; kept: whether it is what is returned."""
+    sigmas: Tensor
+    learned: Score | None
+    training: Score | None
+    families: dict[str, Score]
+    teacher: Score
+    kept: bool
+
+    @property
+    def best_family(self) -> str:
+        return min(self.families, key=lambda name: self.families[name].median)
+
+
+class Search(NamedTuple):
+    """How to search. minutes: for everything; free, iterations, history: see learn_plan; teacher_steps: 0 takes what
+    a third of the time allows; gradients: False where the model gives none."""
+    minutes: float
+    free: str = "levels"
+    iterations: int = 400
+    minibatch: int = 6
+    history: int = 0
+    teacher_steps: int = 0
+    gradients: bool = True
+    seed: int = 0
+
+
+def optimize_steps(model: Callable, x: Tensor, families: dict[str, list[float]], plan: Plan, search: Search, *,
+                   sigma_min: float, process: Process = VE, state: dict[str, Tensor] | None = None
+                   ) -> Iterator[Progress]:
+    """Levels for `plan`, or a plan of its own, never worse on held-back noises than `plan` on the best of `families`.
+
+    x (B, ...) at the first level that the families share; the last third is held back. First the teacher; then every
+    family is tried on FEW noises and the best three on all; then levels are learned from the best, by gradients
+    (learn_plan) or, where there are none, by trial on the same noises. Where search.free has coefficients, they are
+    fitted to every family first (fit_rows), and learning starts from the best of these. `found` reads
+    the last state. Without a fixed teacher_steps a third of the time goes to the teacher. Progress is of the time.
+    """
+    kept, begun = dict(state or {}), time.monotonic()
+    top = max(levels[0] for levels in families.values())
+    if "steps" not in kept:
+        kept["steps"] = torch.tensor(search.teacher_steps or _affordable(model, x, top, 20.0 * search.minutes))
+    teacher_steps = int(kept.pop("steps"))
+
+    def go_on(targets: Tensor, state: dict[str, Tensor] | None) -> Iterator[Progress]:
+        lesson = Lesson(model, x, targets, plan, held=max(len(x) // 3, 1), top=top)
+        left = search.minutes - (time.monotonic() - begun) / 60.0
+        yield from search_lesson(lesson, families, search._replace(minutes=left), process=process, state=state)
+
+    for progress in taught(model, x, [top, 0.0], go_on, cost=len(families) * FEW, steps=teacher_steps,
+                           sigma_min=sigma_min, process=process, state=kept):
+        spent = (time.monotonic() - begun) / 60.0 / search.minutes
+        yield progress._replace(done=int(1000.0 * min(spent, 0.999)), total=1000,
+                                state={**progress.state, "steps": torch.tensor(teacher_steps)})
+
+
+def steps_cost(families: dict[str, list[float]], calls: int, samples: int, teacher_steps: int = 0) -> int:
+    """Model calls of optimize_steps before it learns, each on one picture; learning takes the time that is left."""
+    return teacher_cost(teacher_steps or 60) * samples + len(families) * calls * FEW + 3 * calls * samples
+
+
+def _affordable(model: Callable, x: Tensor, top: float, seconds: float) -> int:
+    """Teacher steps that fit into so many seconds, 40 to 60, by the time of one call."""
+    begun = time.monotonic()
+    model(x, top)
+    return min(max(int(seconds / max(1.5 * (time.monotonic() - begun), 1e-9)), 40), 60)
+
+
+def search_lesson(lesson: Lesson, families: dict[str, list[float]], search: Search, *, process: Process = VE,
+                  state: dict[str, Tensor] | None = None) -> Iterator[Progress]:
+    """What optimize_steps does once the teacher's ends are there."""
+    begun, kept, names = time.monotonic(), dict(state or {}), list(families)
+    few = slice(0, min(FEW, lesson.training.stop))
+    if "few" not in kept:
+        kept["few"] = torch.tensor([lesson.score(families[name], few).median for name in names])
+        yield _progress(lesson, kept)
+    best = [families[names[i]] for i in kept["few"].argsort()[:3].tolist()]
+    if "judged" not in kept:
+        scores = [(lesson.score(levels, lesson.training), lesson.score(levels)) for levels in best]
+        kept["judged"] = torch.tensor([[*training, *judged] for training, judged in scores], dtype=torch.float64)
+        kept.update(_of_plan(lesson, best[int(kept["judged"][:, 0].argmin())]))
+        yield _progress(lesson, kept)
+    start = best[int(kept["judged"][:, 0].argmin())]
+    if search.free != "levels":
+        for progress in _fitted(lesson, [families[name] for name in names], process, kept):
+            kept.update(progress.state)
+            yield progress._replace(state=dict(kept))
+        start = kept["fitted"].tolist()
+    if len(start) > 2:
+        search = search._replace(minutes=search.minutes - (time.monotonic() - begun) / 60.0)
+        learning = _learned if search.gradients else _climbed if search.free == "levels" else _fit_alone
+        for progress in learning(lesson, start, search, process, kept):
+            kept.update(progress.state)
+            yield progress._replace(state=dict(kept))
+        kept["learned"] = torch.tensor(_scores(lesson, kept), dtype=torch.float64)
+        judged = kept["judged"][:, 2]
+        if not float(kept["learned"][1, 0]) <= float(judged.min()):
+            kept.update(_of_plan(lesson, best[int(judged.argmin())]))
+    yield _progress(lesson, kept)
+
+
+def _fitted(lesson: Lesson, families: list[list[float]], process: Process, state: dict[str, Tensor]
+            ) -> Iterator[Progress]:
+    """The family whose plan ends nearest once its coefficients are fitted, on FEW of the noises to fit and judged on
+    those to choose by, and the fit on all of them: "fitted", its levels, and "fitted_change". What a family is worth
+    to a fitted plan, and as it is, has little in common."""
+    if "fitted_change" in state:
+        return
+    fitting, choosing = split(lesson)
+    for place in range(int(state.get("tried", torch.tensor(0))), len(families)):
+        levels = families[place]
+        *_, last = fit_rows(lesson, levels, fitting[:FEW], fine_steps=FINE // 2, process=process)
+        found = score_of(lesson.errors(_changed(lesson, levels, last.state["change"]), choosing)).median
+        state = {**state, "tried": torch.tensor(place + 1)}
+        if "fitted" not in state or found < float(state["fit_loss"]):
+            state |= {"fitted": torch.tensor(levels, dtype=torch.float64),
+                      "fit_loss": torch.tensor(found, dtype=torch.float64)}
+        yield _progress(lesson, state)
+    *_, last = fit_rows(lesson, state["fitted"].tolist(), fitting, fine_steps=FINE, process=process)
+    yield _progress(lesson, {**state, "fitted_change": last.state["change"]})
+
+
+def _changed(lesson: Lesson, levels: list[float], change: Tensor) -> list[Step]:
+    table = table_of(lesson.plan(levels))
+    return steps_of_table(table._replace(d=table.d + change), levels[-1])
+
+
+def _fit_alone(lesson: Lesson, start: list[float], search: Search, process: Process, state: dict[str, Tensor]
+               ) -> Iterator[Progress]:
+    """The fitted plan as it is, where there are no gradients to go on with."""
+    found = _of_plan(lesson, start)
+    yield _progress(lesson, {**found, "d": found["d"] + state["fitted_change"],
+                             "losses": state["fit_loss"].reshape(1)})
+
+
+def _of_plan(lesson: Lesson, levels: list[float]) -> dict[str, Tensor]:
+    """The plan on a family, as an optimizer's result."""
+    table = table_of(lesson.plan(levels))
+    return {"sigmas": torch.tensor(levels, dtype=torch.float64), "levels": table.levels, "x": table.x, "d": table.d,
+            "told": torch.zeros_like(table.levels)}
+
+
+def _scores(lesson: Lesson, state: dict[str, Tensor]) -> list[Score]:
+    """Of the learned numbers, on the noises learned from and on the held-back ones."""
+    told = state["told"]
+    steps = steps_of_table(table_in(state), float(state["sigmas"][-1]))
+    change = (lambda model: told_model(model, told)) if told.any() else None
+    return [score_of(lesson.errors(steps, where, change=change)) for where in (lesson.training, lesson.judging)]
+
+
+def table_in(state: dict[str, Tensor]) -> Table:
+    """The table of a state."""
+    return Table(state["levels"], state["x"], state["d"], torch.zeros(len(state["x"]), 0, dtype=torch.float64))
+
+
+def _progress(lesson: Lesson, state: dict[str, Tensor]) -> Progress:
+    return Progress(lesson.calls, lesson.calls + 1, dict(state))
+
+
+def _learned(lesson: Lesson, start: list[float], search: Search, process: Process, state: dict[str, Tensor]
+             ) -> Iterator[Progress]:
+    """learn_plan, with as many iterations as the time allows, found out on a first one."""
+    if "iterations" not in state:
+        student, begun = PlanLesson(lesson, start, process=process), time.monotonic()
+        student.gradients(student.numbers, list(range(min(search.minibatch, lesson.training.stop))))
+        took = time.monotonic() - begun
+        affordable = min(int(51.0 * search.minutes / took), search.iterations)
+        state = {**state, "iterations": torch.tensor(max(affordable, 1))}
+    count = int(state["iterations"])
+    for progress in learn_plan(lesson, start, free=search.free, iterations=count, minibatch=search.minibatch,
+                               history=search.history, check_every=max(count // 12, 1), minutes=search.minutes,
+                               seed=search.seed, change=state.get("fitted_change"), process=process, state=state):
+        yield progress._replace(state={**progress.state, "iterations": torch.tensor(count)})
+
+
+def _climbed(lesson: Lesson, start: list[float], search: Search, process: Process, state: dict[str, Tensor]
+             ) -> Iterator[Progress]:
+    """Levels by trial: one step of the schedule after the other made longer or shorter, kept where the median distance
+    on the training noises falls, by less once nothing helps."""
+    student, begun = PlanLesson(lesson, start, process=process), time.monotonic()
+
+    def median(theta: Tensor) -> float:
+        return lesson.score(student.sigmas(theta).tolist(), lesson.training).median
+
+    theta = state.get("theta", student.numbers.theta)
+    losses = state["losses"].tolist() if "losses" in state else [median(theta)]
+    reach = float(state.get("reach", 0.25))
+    while reach > 0.02:
+        moved = False
+        for place in range(len(theta)):
+            for way in (reach, -reach):
+                trial = theta.clone()
+                trial[place] += way
+                distance = median(trial)
+                if distance < losses[-1]:
+                    theta, moved = trial, True
+                    losses.append(distance)
+                    break
+            yield Progress(lesson.calls, lesson.calls + 1, {
+                "theta": theta, "reach": torch.tensor(reach), "losses": torch.tensor(losses, dtype=torch.float64),
+                **_of_plan(lesson, student.sigmas(theta).tolist())}, losses=tuple(losses))
+            if time.monotonic() - begun > 60.0 * search.minutes:
+                return
+        reach = reach if moved else reach / 2.0
+
+
+def found(state: dict[str, Tensor], families: dict[str, list[float]]) -> Found:
+    """What the last state of optimize_steps says."""
+    best = [list(families)[i] for i in state["few"].argsort()[:3].tolist()]
+    judged = {name: Score(*row[2:].tolist()) for name, row in zip(best, state["judged"])}
+    training, learned = (Score(*row) for row in state["learned"].tolist()) if "learned" in state else (None, None)
+    kept = learned is not None and learned.median <= min(score.median for score in judged.values())
+    return Found(state["sigmas"], learned, training, judged, score_of(state["teacher.error"]), kept)
+
+
+def same_start(families: dict[str, list[float]], top: float) -> dict[str, list[float]]:
+    """The families whose first level is `top`, to float32 rounding, and is then exactly that."""
+    return {name: [top, *levels[1:]] for name, levels in families.items()
+            if len(levels) > 1 and math.isclose(levels[0], top, rel_tol=1e-4)}

@@ -1,0 +1,184 @@
+"""Checks of LD3 and TimeTuner inside ComfyUI, run as in_comfyui.py is: `python in_comfyui_learned.py COMFYUI_ROOT`."""
+import functools
+import os
+import re
+from pathlib import Path
+
+from comfyui_pack import HOST, NODES, build, comfy, defaults, expect_error, run_checks, sampler, torch
+
+PRECISIONS = {"fp32": None, "bf16": "bf16_unet", "fp16": "fp16_unet"}
+EVEN = torch.tensor([14.6146, 11.0, 7.5, 4.0, 0.0])  # a poor schedule: there is something to gain
+FEW = {"samples": 9, "batch": 3, "teacher_steps": 16, "cfg": 2.0, "start_seed": 1, "several_prompts": "combined"}
+LD3 = {"mode": "lambda", "rounds_v1": 3, "rounds_v2": 1, "rate": 0.03, "init": "given", "loss": "latent_l2",
+       "minibatch": 3, "told_rate": 0.0, "soft_radius": 0.0, "most_iterations": 0, "decouple": "off"}
+TUNER = {"order": "parallel", "iterations": 6, "rate": 0.03, "minibatch": 2}
+COARSE = torch.tensor([14.6146, 1.0, 0.0291675])  # one step to tune
+
+
+@functools.cache
+def words(text):
+    clip = NODES["OdeonShapesCheckpoint"]().load("shapes-unet")[1]
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def shapes_unet(precision="fp32"):
+    """The MODEL of the checkpoint, with weights of that precision, loaded as the server does it."""
+    from comfy.cli_args import args
+
+    with torch.inference_mode():
+        if PRECISIONS[precision]:
+            setattr(args, PRECISIONS[precision], True)
+        try:
+            model = NODES["OdeonShapesCheckpoint"]().load("shapes-unet")[0]
+        finally:
+            if PRECISIONS[precision]:
+                setattr(args, PRECISIONS[precision], False)
+    wanted = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    assert model.model.diffusion_model.dtype == wanted
+    return model
+
+
+def learn(name, model, **changes):
+    options = LD3 if name == "OdeonOptimizeLD3" else TUNER
+    more = {"sampler": defaults("OdeonSamplerUniPC")} if name == "OdeonOptimizeLD3" else {}
+    with torch.inference_mode():
+        return build(name, **{**options, **more, **FEW, "model": model, "positive": words("a red star on sand"),
+                              "negative": words(""), "sigmas": EVEN, "latent": {"samples": torch.zeros(1, 4, 8, 8)},
+                              **changes})["result"]
+
+
+def picture(model):
+    guider = comfy.samplers.CFGGuider(model)
+    with torch.inference_mode():
+        guider.set_conds(words("a red star on sand"), words(""))
+        guider.set_cfg(3.0)
+        latent = torch.zeros(1, 4, 8, 8)
+        return guider.sample(comfy.sample.prepare_noise(latent, 5), latent, sampler(), EVEN, seed=5, disable_pbar=True)
+
+
+def distances(report, what):
+    """(median, mean) of a line of the report."""
+    return [float(value) for value in re.search(rf"{what}: median ([\d.e+-]+), mean ([\d.e+-]+)", report).groups()]
+
+
+def unchanged(model, run):
+    """What run() gives, after which the model draws the same picture to the bit and is made of the same."""
+    before, sampling = picture(model), model.get_model_object("model_sampling")
+    kept = {name: value.clone() for name, value in model.model.diffusion_model.state_dict().items()}
+    found = run()
+    assert torch.equal(picture(model), before), "the model draws another picture than before"
+    assert model.get_model_object("model_sampling") is sampling and model.model.model_sampling is sampling
+    assert not model.object_patches and not model.object_patches_backup
+    after = model.model.diffusion_model.state_dict()
+    assert after.keys() == kept.keys() and all(torch.equal(after[name], value) for name, value in kept.items())
+    assert all(value.grad is None for value in model.model.diffusion_model.parameters())
+    return found
+
+
+def check_ld3_learns_in_every_precision():
+    for precision in PRECISIONS:
+        model = shapes_unet(precision)
+        sigmas, report, plot, about, cond = unchanged(model, lambda model=model: learn("OdeonOptimizeLD3", model))
+        assert torch.isfinite(sigmas).all() and torch.equal(sigmas, cond) and (sigmas.diff() < 0.0).all()
+        assert sigmas[0] == EVEN[0] and sigmas[-1] == 0.0 and not torch.allclose(sigmas, EVEN)
+        assert torch.isfinite(plot).all() and about["steps"] == 4
+        given, learned = distances(report, "as given"), distances(report, "learned")
+        assert learned[0] < 0.9 * given[0], (precision, report)
+
+
+def check_ld3_learns_what_the_network_is_told():
+    prompts = [*words("a red star on sand"), *words("a blue ring on night")]
+    for how in ("label_only", "whole_denoiser"):
+        model = shapes_unet()
+        sigmas, report, _, _, cond = unchanged(model, lambda model=model, how=how: learn(
+            "OdeonOptimizeLD3", model, decouple=how, rounds_v1=0, rounds_v2=2, samples=6, minibatch=2,
+            several_prompts="each", positive=prompts))
+        assert torch.isfinite(cond).all() and cond[0] == sigmas[0] and cond[-1] == sigmas[-1] == 0.0
+        assert not torch.equal(cond, sigmas), (sigmas, cond)
+        assert len(distances(report, "learned, without the told levels")) == 2
+        deployed = build("OdeonConditioningSigmas", model=model, sigmas=sigmas, cond_sigmas=cond, mode=how)[0]
+        assert not torch.equal(picture(deployed), picture(model))
+
+
+def check_time_tuner_tunes_in_every_precision():
+    """Steps this coarse leave it something to gain; what gains nothing on the noises it learned from gives way."""
+    for precision in PRECISIONS:
+        model = shapes_unet(precision)
+        sigmas, report, plot, _, cond = unchanged(model, lambda model=model: learn(
+            "OdeonOptimizeTimeTuner", model, sigmas=COARSE))
+        assert torch.equal(sigmas, COARSE) and torch.isfinite(plot).all()
+        assert torch.isfinite(cond).all() and torch.equal(cond[1:], COARSE[1:]), (precision, report)
+        assert cond[0] != COARSE[0], (precision, report)
+        assert distances(report, "learned")[0] < distances(report, "as given")[0], (precision, report)
+
+
+def check_time_tuner_takes_pictures_of_ones_own():
+    model = shapes_unet()
+    model.model.latent_format.scale_factor = 0.5
+    drawn = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+    found = [learn("OdeonOptimizeTimeTuner", model, sigmas=COARSE, data={"samples": data}, iterations=2)[4]
+             for data in (drawn, drawn + 4.0)]
+    assert not torch.equal(*found), found
+    expect_error("data must have the latent's size", learn, "OdeonOptimizeTimeTuner", model,
+                 data={"samples": torch.ones(1, 4, 4, 4)})
+
+
+def check_an_interruption_leaves_the_model_clean_and_goes_on():
+    partial = Path(os.environ["ODEON_FOLDER"]) / "partial"
+    for name, stop, fewer in (("OdeonOptimizeLD3", 120, {"rounds_v1": 1, "soft_radius": 0.001}),
+                              ("OdeonOptimizeTimeTuner", 110, {"iterations": 2})):
+        model, seed = shapes_unet(), {"start_seed": 77, **fewer}
+        network, calls = model.model.diffusion_model, []
+        forward = network.forward
+
+        def interrupted(*args, forward=forward, calls=calls, stop=stop, **kwargs):
+            calls.append(1)
+            if len(calls) == stop:
+                comfy.model_management.interrupt_current_processing()
+            return forward(*args, **kwargs)
+
+        def run(name=name, model=model, seed=seed, network=network, interrupted=interrupted):
+            network.forward = interrupted
+            try:
+                learn(name, model, **seed)
+                raise AssertionError("was not interrupted")
+            except comfy.model_management.InterruptProcessingException:
+                pass
+            finally:
+                del network.forward
+
+        unchanged(model, run)
+        assert len(calls) <= stop + 2, f"{len(calls)} calls, {stop} at the interruption"
+        assert len(list(partial.glob("*.safetensors"))) == 1
+        resumed = learn(name, model, **seed)
+        assert not list(partial.glob("*"))
+        for kept in (Path(os.environ["ODEON_FOLDER"]) / "cache").glob("*.safetensors"):
+            kept.unlink()
+        whole = learn(name, model, **seed)
+        assert torch.equal(resumed[0], whole[0]) and torch.equal(resumed[4], whole[4]) and resumed[1] == whole[1]
+
+
+def check_models_without_gradients_are_refused():
+    for change in (lambda denoised: denoised.detach(), lambda denoised: torch.round(64.0 * denoised) / 64.0):
+        model = shapes_unet().clone()
+        model.set_model_unet_function_wrapper(
+            lambda apply, given, change=change: change(apply(given["input"], given["timestep"], **given["c"])))
+        for name in ("OdeonOptimizeLD3", "OdeonOptimizeTimeTuner"):
+            expect_error("take an optimizer that needs no gradients", learn, name, model, start_seed=3)
+
+
+def check_what_was_learned_is_kept():
+    model = shapes_unet()
+    first = learn("OdeonOptimizeLD3", model)
+    forward = model.model.diffusion_model.forward
+    model.model.diffusion_model.forward = None
+    try:
+        again = learn("OdeonOptimizeLD3", model)
+    finally:
+        model.model.diffusion_model.forward = forward
+    assert torch.equal(first[0], again[0]) and first[1] == again[1]
+    assert HOST.plan_of(defaults("OdeonSamplerUniPC"))[0].__name__ == "plan_unipc"
+
+
+if __name__ == "__main__":
+    run_checks(globals())

@@ -1,0 +1,228 @@
+"""Learned plans: what stays exact while numbers move, what learning gains on noises it has not seen, and its files."""
+import math
+
+import gmm
+import pytest
+import torch
+
+from odeon.measure.kept import VERSION, load_plan, load_sigmas, read_tensors, save_plan, save_sigmas, write_tensors
+from odeon.models.levels import DiscreteLevels, FlowLevels
+from odeon.samplers.exponential_adams import plan_exponential_adams
+from odeon.samplers.learned import LearnedPlan, plan_learned
+from odeon.samplers.linear import run
+from odeon.samplers.process import FLOW, VE
+from odeon.samplers.table import Table, run_table, steps_of_table, table_of
+from odeon.samplers.unipc import plan_unipc
+from odeon.schedules.classic import classic_sigmas
+from odeon.schedules.optimize.fit import fit_rows
+from odeon.schedules.optimize.plan import FREE, Numbers, PlanLesson, learn_plan, split, stages_for
+from odeon.schedules.optimize.steps import table_in
+from odeon.schedules.optimize.teacher import Lesson, score_of, teach
+
+LEVELS = {VE: DiscreteLevels(), FLOW: FlowLevels()}
+MODEL = {VE: gmm.denoise, FLOW: gmm.denoise_flow}
+BOTH = pytest.mark.parametrize("process", [VE, FLOW], ids=lambda process: process.name)
+
+
+def noises(process, count, seed=5):
+    unit = torch.randn(count, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return unit * float(LEVELS[process].sigma_max)
+
+
+def lesson_of(process, plan, *, count=72, held=24):
+    levels, x = LEVELS[process], noises(process, count)
+    *_, last = teach(MODEL[process], x, [float(levels.sigma_max), 0.0], steps=160, process=process,
+                     sigma_min=float(levels.sigma_min))
+    assert score_of(last.state["error"]).median < 2e-3
+    return Lesson(MODEL[process], x, last.state["targets"],
+                  lambda sigmas: plan(sigmas, order=3, process=process), held=held)
+
+
+def simple(process, steps):
+    return classic_sigmas("simple", LEVELS[process], steps).tolist()
+
+
+@BOTH
+@pytest.mark.parametrize("plan", [plan_exponential_adams, plan_unipc])
+def test_untouched_numbers_are_the_plan_itself(process, plan):
+    student, levels = PlanLesson(lesson_of(process, plan, count=6, held=2), simple(process, 6), process=process), None
+    levels = student.sigmas(student.numbers.theta).tolist()
+    assert levels == pytest.approx(simple(process, 6), rel=1e-12)
+    expected = run(MODEL[process], student.lesson.x, student.lesson.plan(levels))
+    with torch.no_grad():
+        assert (student.ends(student.numbers, list(range(6))) - expected).abs().max() < 1e-11
+
+
+@BOTH
+def test_the_first_law_and_a_constant_denoiser_stay_exact_whatever_is_learned(process):
+    student = PlanLesson(lesson_of(process, plan_unipc, count=6, held=2), simple(process, 6), process=process)
+    generator = torch.Generator().manual_seed(1)
+    numbers = Numbers(*(value + 0.3 * torch.randn(value.shape, dtype=torch.float64, generator=generator)
+                        for value in student.numbers))
+    table = student.table(numbers)
+    alpha = torch.tensor([process.alpha(level) for level in [*table.levels.tolist(), 0.0]], dtype=torch.float64)
+    assert (table.x * process.alpha(student.start) + table.d.sum(1) - alpha).abs().max() < 1e-12
+    assert not table.d.triu().any() and (student.sigmas(numbers.theta).diff() < 0.0).all()
+    picture = torch.randn(2, 16, dtype=torch.float64, generator=generator)
+    assert (run_table(lambda x, sigma: picture, noises(process, 2), table) - picture).abs().max() < 1e-12
+
+
+@BOTH
+@pytest.mark.parametrize("free", FREE[:3])
+def test_gradients_are_those_of_central_differences(process, free):
+    lesson = lesson_of(process, plan_unipc, count=6, held=2)
+    student, items = PlanLesson(lesson, simple(process, 5), process=process), [0, 1, 2]
+    _, slopes = student.gradients(student.numbers, items)
+    moved = {"levels": [0], "coefficients": [1], "levels+coefficients": [0, 1]}[free]
+    for part in moved:
+        for place in [place for place in range(slopes[part].numel()) if slopes[part].flatten()[place]][:6]:
+            def loss(reach, part=part, place=place):
+                numbers = [value.clone() for value in student.numbers]
+                numbers[part].view(-1)[place] += reach
+                with torch.no_grad():
+                    return (student.errors(Numbers(*numbers), items) + 1e-4).log().mean().item()
+
+            slope = (8.0 * (loss(1e-4) - loss(-1e-4)) - (loss(2e-4) - loss(-2e-4))) / 12e-4
+            assert slopes[part].flatten()[place].item() == pytest.approx(slope, rel=1e-6, abs=1e-7)
+
+
+@BOTH
+def test_learning_gains_on_noises_it_has_not_seen(process):
+    lesson = lesson_of(process, plan_unipc)
+    start = simple(process, 5)
+    base = lesson.score(start)
+    *_, levels = learn_plan(lesson, start, free="levels", iterations=40, minibatch=32, process=process)
+    *_, both = learn_plan(lesson, start, iterations=120, minibatch=32, process=process)
+    found = {}
+    for name, state in (("levels", levels.state), ("both", both.state)):
+        learned = LearnedPlan(table_in(state), tuple(state["sigmas"].tolist()), {})
+        steps = plan_learned(list(learned.sigmas), learned=learned, process=process)
+        assert len(steps) == 5
+        found[name] = [score_of(lesson.errors(steps, where)) for where in (lesson.judging, lesson.training)]
+    assert found["levels"][0].median < 0.6 * base.median
+    assert found["both"][0].median < 0.3 * base.median
+    assert found["both"][0].median < 1.5 * found["both"][1].median  # what it learned from is hardly better
+
+
+@BOTH
+@pytest.mark.parametrize("plan", [plan_exponential_adams, plan_unipc])
+def test_fitted_coefficients_gain_without_gradients_and_sum_to_nothing(process, plan):
+    lesson = lesson_of(process, plan)
+    levels = classic_sigmas("exponential" if process is VE else "beta", LEVELS[process], 6).tolist()
+    *_, last = fit_rows(lesson, levels, list(range(48)), process=process)
+    change = last.state["change"]
+    assert change.sum(1).abs().max() < 1e-10 and not change.triu().any()
+    table = table_of(lesson.plan(levels))
+    steps = steps_of_table(table._replace(d=table.d + change))
+    assert score_of(lesson.errors(steps, lesson.judging)).median < 0.3 * lesson.score(levels).median
+    states = [progress.state for progress in fit_rows(lesson, levels, list(range(48)), process=process)]
+    *_, resumed = fit_rows(lesson, levels, list(range(48)), process=process, state=states[2])
+    assert (resumed.state["change"] - change).abs().max() < 1e-9
+
+
+def test_what_an_accurate_run_knows_already_is_not_changed():
+    """On a constant denoiser every plan is exact, so that nothing is left to fit."""
+    picture = torch.linspace(-1.0, 1.0, 16, dtype=torch.float64).expand(12, 16)
+    lesson = Lesson(lambda x, sigma: picture[:len(x)].clone(), noises(VE, 12), picture, plan_unipc, held=2)
+    *_, last = fit_rows(lesson, simple(VE, 5), list(range(10)))
+    assert last.state["change"].abs().max() < 1e-6
+
+
+def test_an_interrupted_learning_goes_on_to_the_same_numbers():
+    lesson, start = lesson_of(VE, plan_unipc, count=24, held=8), simple(VE, 5)
+    options = {"iterations": 12, "minibatch": 4, "check_every": 5}
+    *_, whole = learn_plan(lesson, start, **options)
+    states = [progress.state for progress in learn_plan(lesson, start, **options)]
+    *_, resumed = learn_plan(lesson, start, **options, state=states[6])
+    for name in ("theta", "change", "descent.at.theta", "sigmas", "d"):
+        assert torch.equal(resumed.state[name], whole.state[name]), name
+
+
+def test_the_best_of_all_checks_is_kept():
+    lesson = lesson_of(VE, plan_exponential_adams, count=24, held=8)
+    *_, last = learn_plan(lesson, simple(VE, 5), iterations=20, minibatch=4, check_every=2)
+    student = PlanLesson(lesson, simple(VE, 5))
+    numbers = Numbers(*(last.state[name] for name in Numbers._fields))
+    with torch.no_grad():
+        found = score_of(student.errors(numbers, split(lesson)[1])).median
+    assert found == pytest.approx(float(last.state["losses"].min()), rel=1e-12)
+    assert last.losses == tuple(last.state["losses"].tolist())
+
+
+def test_what_is_learned_needs_noises_to_learn_from():
+    lesson = lesson_of(VE, plan_unipc, count=6, held=5)
+    with pytest.raises(ValueError, match="at least 2 noises that are not held back, got 1"):
+        split(lesson)
+    with pytest.raises(ValueError, match="free must be one of"):
+        stages_for("everything", 10)
+    with pytest.raises(ValueError, match="others to be judged on, got 6 held back of 6"):
+        Lesson(gmm.denoise, lesson.x, lesson.targets, lesson.plan, held=6)
+    noisy = Lesson(gmm.denoise, lesson.x, lesson.targets, lambda sigmas: plan_exponential_adams(sigmas, eta=1.0),
+                   held=2)
+    with pytest.raises(ValueError, match="set its eta to 0"):
+        noisy.score(simple(VE, 5))
+
+
+def learned_plan(**about):
+    table = PlanLesson(lesson_of(VE, plan_unipc, count=4, held=2), simple(VE, 4)).table(
+        PlanLesson(lesson_of(VE, plan_unipc, count=4, held=2), simple(VE, 4)).numbers)
+    return LearnedPlan(table, tuple(simple(VE, 4)), {"what": "plan", **about})
+
+
+def test_a_learned_plan_is_for_its_own_levels_and_process():
+    learned = learned_plan(process="VE")
+    rounded = torch.tensor(learned.sigmas).float().tolist()
+    assert len(plan_learned(rounded, learned=learned)) == 4
+    with pytest.raises(ValueError, match="connect the SIGMAS that came with it"):
+        plan_learned(simple(VE, 5), learned=learned)
+    with pytest.raises(ValueError, match="learned on a VE model, this one is flow"):
+        plan_learned([1.0, *learned.sigmas[1:]] if learned.sigmas[0] <= 1.0 else [0.9, 0.5, 0.3, 0.1, 0.0],
+                     learned=learned._replace(sigmas=(0.9, 0.5, 0.3, 0.1, 0.0)), process=FLOW)
+
+
+def test_files_of_plans_and_steps_come_back_and_damage_is_told(tmp_path):
+    learned, path = learned_plan(process="VE", cfg=3.0), tmp_path / "mine.safetensors"
+    save_plan(path, learned)
+    again = load_plan(path)
+    assert again.sigmas == learned.sigmas and again.about == {**learned.about, "holds": "plan"}
+    assert all(torch.equal(a, b) for a, b in zip(again.table, learned.table))
+    sigmas, about = load_sigmas(path)  # of a plan too: its levels
+    assert tuple(sigmas.tolist()) == learned.sigmas and about["cfg"] == 3.0
+    save_sigmas(tmp_path / "steps.safetensors", torch.tensor([14.6, 1.0, 0.0]), {"what": "steps"})
+    with pytest.raises(ValueError, match="holds no learned plan but steps"):
+        load_plan(tmp_path / "steps.safetensors")
+
+    tensors, about = read_tensors(path)
+    for change, words in (({"sigmas": tensors["sigmas"].flip(0)}, "do not decrease"),
+                          ({"d": tensors["d"][:3]}, "rows of"),
+                          ({"d": tensors["d"] + 1.0}, "no solver's"), ({"x": tensors["x"] * math.nan}, "no solver's")):
+        write_tensors(path, {**tensors, **change}, about)
+        with pytest.raises(ValueError, match=words):
+            load_plan(path)
+    write_tensors(path, {"sigmas": torch.tensor([1.0, 2.0, 0.0])}, about)
+    with pytest.raises(ValueError, match="no schedule: they must be at least two, finite, strictly decreasing"):
+        load_sigmas(path)
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(ValueError, match="can't be read"):
+        load_sigmas(path)
+
+
+def test_a_file_that_can_t_be_written_leaves_the_old_one(tmp_path):
+    path = tmp_path / "mine.safetensors"
+    save_sigmas(path, torch.tensor([14.6, 0.0]), {"what": "steps"})
+    (tmp_path / "mine.safetensors.part").mkdir()
+    with pytest.raises(ValueError, match="can't be written"):
+        save_sigmas(path, torch.tensor([10.0, 0.0]), {"what": "steps"})
+    assert load_sigmas(path)[0][0] == pytest.approx(14.6)
+
+
+def test_version_is_the_project_s():
+    from conftest import ROOT
+
+    assert f'version = "{VERSION}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_tables_of_the_wrong_shape_have_no_steps():
+    table = Table(*(torch.zeros(shape, dtype=torch.float64) for shape in ((2,), (3,), (3, 2), (3, 1))))
+    with pytest.raises(ValueError, match="takes 1 draws of noise"):
+        run_table(gmm.denoise, noises(VE, 1), table)
