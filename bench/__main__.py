@@ -93,7 +93,7 @@ def learned(
     what: Annotated[list[str] | None, typer.Argument(help="ld3, time_tuner, shapes, memory; all without one.")] = None,
     solver: Annotated[str, typer.Option(help="ld3: only solvers with this in their name.")] = "",
     hard: Annotated[bool, typer.Option(help="ld3: hold the noises, as the recorded runs with radius 0.")] = False,
-    noises: Annotated[int, typer.Option(help="ld3: half to learn from, half to choose by; 200 as recorded.")] = 400,
+    noises: Annotated[int, typer.Option(help="ld3: half to learn from, half to choose by; 200 as recorded.")] = 200,
 ) -> None:
     """What LD3 and TimeTuner learn beside recorded runs and on Shapes, minutes each; LD3's memory. Needs a checkout."""
     from . import learned as found

@@ -12,9 +12,9 @@ PAGE = ROOT / "docs" / "schedules.md"
 METHOD = f"""Distance: the root mean square over a latent's numbers between where a schedule with a solver ends
 and where an accurate run of {TEACHER_STEPS['exact']} (mixture) or {TEACHER_STEPS['shapes']} (Shapes) steps ends from
 the same noise; median / mean over {EXACT[1]} or {SHAPES[1]} noises that nothing was learned from or chosen by, of
-{EXACT[0]} or {SHAPES[0]} in all. Each Shapes noise has a caption of its own. Single noises that end in another picture rule the
-means. "Best stock": the least median of ComfyUI's nine schedulers with euler, dpmpp_2m, res_multistep, ipndm, deis and
-uni_pc, all of one call a step. The optimizers' budgets are small, in bench/schedules.py and
+{EXACT[0]} or {SHAPES[0]} in all. Each Shapes noise has a caption of its own. Single noises that end in another picture
+rule the means. "Best stock": the least median of ComfyUI's nine schedulers with euler, dpmpp_2m, res_multistep, ipndm,
+deis and uni_pc, all of one call a step. The optimizers' budgets are small, in bench/schedules.py and
 bench/schedules_searches.py; seconds are of one thread on this machine. Problems and numbers of steps that are missing
 were not measured."""
 

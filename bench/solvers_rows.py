@@ -177,9 +177,8 @@ ROWS = (
     Row("DPM-Solver++ 2M to the end, log_sigma", DPMPP, {"lower_order_below": 0, **SIGMA}, ("dpmpp_2m",)),
     Row("DPM-Solver++ 3M", DPMPP, {"order": 3}),
     Row("DPM-Solver++ 3M to the end", DPMPP, {"order": 3, "lower_order_below": 0}),
-    Row("DPM-Solver++ 3M, low below 15, reference", DPMPP, {"order": 3, "lower_order_below": 15,
-                                                            "third_order_term": "reference"},
-        ("DPMSolverMultistep ++3",)),
+    Row("DPM-Solver++ 3M, low below 15, reference, clipped", DPMPP, {
+        "order": 3, "lower_order_below": 15, "third_order_term": "reference", **CLIPPED}, ("DPMSolverMultistep ++3",)),
     Row("DPM-Solver++ 3M taylor to the end, reference, clipped", DPMPP, {
         "order": 3, "solver_type": "taylor", "lower_order_below": 0, "third_order_term": "reference", **CLIPPED},
         ("dpmpp_3m_sde, eta 0",)),

@@ -110,8 +110,9 @@ def identity(model) -> str:
 
 
 def patches_of(model) -> list:
-    """What changes a MODEL's weights (LoRAs): names and strengths."""
-    return [[name, [patch[0] for patch in patches]] for name, patches in sorted(model.patches.items())]
+    """What changes a MODEL: weights (LoRAs) by names and strengths, and its options."""
+    weights = [[name, [patch[0] for patch in patches]] for name, patches in sorted(model.patches.items())]
+    return [weights, model.model_options, model.object_patches]
 
 
 class _Prompts(comfy.samplers.CFGGuider):

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FunctionType
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from ..measure.progress import Progress
 from .denoiser import Denoiser, own_weights, require_gradients
 
 SAVE_SECONDS = 5.0
+PLAIN = (str, int, float, bool, type(None))
 
 
 class Measuring:
@@ -46,9 +48,10 @@ class Measuring:
             with torch.no_grad():
                 self._measure(denoise, x, patcher)
         else:
-            own_weights(self.weights_of(patcher))
+            network = self.weights_of(patcher)
+            own_weights(network)
             with torch.inference_mode(False), torch.no_grad():
-                require_gradients(denoise, x.clone(), float(sigmas[0]))
+                require_gradients(denoise, x.clone(), float(sigmas[0]), network)
                 self._measure(denoise, x.clone(), patcher)
         return x
 
@@ -90,7 +93,8 @@ class Measuring:
 
 
 def key_of(value) -> str:
-    """A short name for anything made of numbers, words, tensors, lists and dicts; other objects go by their type."""
+    """A short name for anything made of numbers, words, tensors, lists and dicts; functions go by their name and the
+    plain values they enclose, other objects by their type."""
     digest = hashlib.blake2b(digest_size=12)
 
     def add(value) -> None:
@@ -105,9 +109,13 @@ def key_of(value) -> str:
             digest.update(str(len(value)).encode())
             for item in value:
                 add(item)
+        elif isinstance(value, FunctionType):
+            digest.update(f"{value.__module__}.{value.__qualname__}".encode())
+            for cell in value.__closure__ or ():
+                if not isinstance(cell.cell_contents, FunctionType):
+                    add(cell.cell_contents)
         else:
-            shown = value if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__
-            digest.update(repr(shown).encode())
+            digest.update(repr(value if isinstance(value, PLAIN) else type(value).__name__).encode())
 
     add(value)
     return digest.hexdigest()

@@ -7,7 +7,7 @@ from ..schedules.optimize.ld3 import INITS, ld3_cost, learn_ld3
 from ..schedules.optimize.ld3_levels import DECOUPLED, MODES
 from ..schedules.optimize.ld3_training import LD3, LOSSES
 from ..schedules.optimize.teacher import Lesson, calls_of, require_no_noise, score_of, taught, teacher_cost
-from ..schedules.optimize.time_tuner import ORDERS, Tuning, label_clock, tune_cost, tune_times
+from ..schedules.optimize.time_tuner import ORDERS, Tuning, label_clock, require_size, tune_cost, tune_times
 from ..schedules.timesteps import told_places
 from .inputs import CHOICE, FLOAT, INT, SOCKET
 from .optimize import OptimizeNode
@@ -102,6 +102,8 @@ class OdeonOptimizeTimeTuner(LearnedNode):
         levels, own, process = task.levels, host.levels_of(task.model), host.process_of(task.model)
         clock, span = label_clock(own.sigmas.tolist(), process), (float(own.sigma_min), float(own.sigma_max))
         pictures = None if data is None else host.of_latent(task.model, data["samples"])
+        if pictures is not None:  # before the teacher is asked
+            require_size(pictures, task.latent["samples"].shape[2:])
         options, held = Tuning(**given, seed=task.start_seed), max(task.samples // 3, 1)
         cost = tune_cost(len(levels) - 1, task.samples, options)
 

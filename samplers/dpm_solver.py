@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from .exponential import exponential_moment
+from .exponential_adams import reaches_infinity
 from .linear import Stage, Step, Update
 from .process import VE, Process, counted_in
 from .transfer import RETURN_D, ddim, eps_of, first_order
@@ -235,8 +236,8 @@ def _multistep(sigmas: list[float], options: Options, process: Process) -> list[
             coefs = [sigma_next * w for w in weights]
             coefs[0] += eps_coef
             steps.append(Step(sigma, sigma_next, Update(x_coef, (d_coef, *coefs)), keep=(eps_of(process, sigma),)))
-    if options.order > 1 and not options.predicts_noise and lams[0] == -math.inf:
-        steps[1:2] = _multistep(sigmas, options, VE)[1:2]  # whose history lies at infinity, but not there
+    if not options.predicts_noise and reaches_infinity(lams, options.order):
+        steps[1:2] = _multistep(sigmas, options, VE)[1:2]
     return steps
 
 

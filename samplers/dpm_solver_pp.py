@@ -20,9 +20,9 @@ def plan_dpm_solver_pp(sigmas: list[float], *, order: int = 2, solver_type: str 
     never. third_order_term: multistep of order 3; 'reference' halves its last term, as the published code does, which
     leaves 3M at order 2; 'exact' is the divided difference, order 3. r1, r2: where in the step (0 to 1, by lambda)
     singlestep calls the model; 0 is 1/2 (order 2), or 1/3 and 2/3 (order 3). lambda_mode: see counted_in.
-    The step to sigma = 0 returns D; grouped counts it as the last of its orders. 2M and 3M take a flow's second step
-    after sigma = 1 in the VE form, where its history is not at infinity. NFE of multistep, grouped and fast
-    len(sigmas) - 1, of singlestep `order` times that but for the step to 0.
+    The step to sigma = 0 returns D; grouped counts it as the last of its orders. 2M, and 3M from 8 steps on, take a
+    flow's second step after sigma = 1 in the VE form, where its history is not at infinity. NFE of multistep, grouped
+    and fast len(sigmas) - 1, of singlestep `order` times that but for the step to 0.
     Source: Lu et al. 2022, arXiv 2211.01095, algorithms 1 and 2 and appendix B.
     """
     if solver_type not in ("midpoint", "taylor", "midpoint_stages"):

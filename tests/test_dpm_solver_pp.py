@@ -48,7 +48,7 @@ def test_few_steps_end_on_lower_orders():
 
 def test_flow_from_pure_noise():
     steps = plan_dpm_solver_pp([1.0, 0.7, 0.4, 0.1, 0.0], order=3, lower_order_below=0, process=FLOW)
-    assert [len(step.predict.d_coefs) for step in steps] == [1, 2, 2, 1]  # the second in -log sigma
+    assert [len(step.predict.d_coefs) for step in steps] == [1, 1, 2, 1]
     target = torch.full((1, 4), 0.3, dtype=torch.float64)
     assert torch.allclose(run(lambda x, sigma: target, torch.randn(1, 4, dtype=torch.float64), steps), target)
 

@@ -74,6 +74,7 @@ def test_second_step_uses_the_first_prediction(plan, order):
     assert len(steps[1].predict.d_coefs) == 2 and steps[1].predict.d_coefs[1] < 0.0
     assert steps[order:] == finite[order:]  # from there on as without sigma = 1
     assert steps[1].predict.d_coefs == pytest.approx(plan(levels(12), order=2, process=VE)[1].predict.d_coefs)
+    assert [len(plan(levels(count), order=3, process=FLOW)[1].predict.d_coefs) for count in (7, 8)] == [1, 2]
 
 
 @pytest.mark.parametrize("count", [6, 8, 10, 15])
@@ -86,7 +87,7 @@ def test_it_gains(count, exact):
     assert error(unipc, exact) < error([unipc[0]._replace(correct=None), *unipc[1:]], exact)
 
 
-@pytest.mark.parametrize("count", [5, 6, 8, 10])
+@pytest.mark.parametrize("count", [8, 10])
 def test_it_gains_at_order_3(count):
     """By a few hundredths, that 64 starts don't tell from chance."""
     starts = torch.randn(256, 16, generator=torch.Generator().manual_seed(4), dtype=torch.float64)

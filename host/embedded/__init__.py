@@ -114,8 +114,8 @@ def identity(model: Model) -> str:
 
 
 def patches_of(model: Model) -> list:
-    """Nothing: the embedded runner has no weight patches."""
-    return []
+    """What changes a MODEL: its rules, changes and options; the embedded runner has no weight patches."""
+    return [model.rules, model.changes, model.model_options]
 
 
 def measured(model: Model, positive: list, negative: list, cfg: float, *, latent: dict, count: int, sigmas, seed: int,

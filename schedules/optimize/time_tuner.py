@@ -35,6 +35,13 @@ def label_clock(table: list[float], process: Process) -> Clock:
     return Clock(lambda sigma: (places.time_of(sigma) + 1.0) / count, lambda time: places.sigma_of(time * count - 1.0))
 
 
+def require_size(data: Tensor, size: torch.Size) -> None:
+    """Raises ValueError for clean pictures of another size than the noises."""
+    if data.shape[-len(size):] != size:
+        raise ValueError(f"data must have the latent's size {tuple(size)}, got {tuple(data.shape[-len(size):])}; "
+                         "encode pictures of that size")
+
+
 def told_of_ratios(ratios: Tensor, sigmas: list[float], clock: Clock) -> Tensor:
     """The levels (N + 1,) told to the network for ratios (N,) of its time, differentiable in them; the end stays."""
     own = torch.tensor([clock.time_of(sigma) for sigma in sigmas[:-1]], dtype=torch.float64)
@@ -53,9 +60,7 @@ class Tuner:
         if len(sigmas) < 3:
             raise ValueError(f"need at least 2 steps, all but the last of which are tuned, got {len(sigmas) - 1}; "
                              "raise steps")
-        if data.shape[1:] != lesson.x.shape[1:]:
-            raise ValueError(f"data must have the latent's size {tuple(lesson.x.shape[1:])}, got "
-                             f"{tuple(data.shape[1:])}; encode pictures of that size")
+        require_size(data, lesson.x.shape[1:])
         process.lams(sigmas)
         self.lesson, self.sigmas, self.options, self.data, self.process = lesson, sigmas, options, data, process
         self.clock, self.span = clock, [clock.time_of(level) for level in span]

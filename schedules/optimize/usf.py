@@ -115,7 +115,8 @@ class _Pool:
             return children
         tried, others = (encoded([planned(one, self.process) for one in some])
                          for some in (self.tried[:begun], children))
-        promised = ranked(tried, torch.tensor(self.scores[:begun]), others, seed=seed + begun)
+        scores = torch.tensor(self.scores[:begun], dtype=torch.float64)
+        promised = ranked(tried, scores, others, seed=seed + begun)
         return [children[min(range(i, i + screened), key=promised.__getitem__)]
                 for i in range(0, len(children), screened)]
 

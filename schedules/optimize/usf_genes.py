@@ -13,8 +13,8 @@ from ..power import power_sigmas
 from .evolution import even_choice, levels_of
 
 ORDERS = {1: 0.2, 2: 0.4, 3: 0.3, 4: 0.1}
-CHANGE = 0.3  # chance of each part of a step to change in a mutant
-SPREAD = 0.2  # of a moved level, in lambda; published .08 of the time
+CHANGE = 0.15  # chance of each part of a step to change in a mutant; published .3
+SPREAD = 0.3  # of a moved level, in lambda; published .08 of the time
 RELAX = 0.04  # of a changed relaxation; published .03 to .06
 CLOSEST = 0.02  # levels in lambda
 
@@ -115,9 +115,9 @@ class Breeder:
         return Candidate((levels[0], *inner, levels[-1]), tuple(self._changed(gene) for gene in genes), afs)
 
     def is_spread(self, candidate: Candidate) -> bool:
-        """Whether the levels decrease by no less than CLOSEST, the last above 0 not below sigma_min."""
+        """Whether the levels decrease by no less than CLOSEST, the last above 0 not below sigma_min, to a thousandth."""
         levels = candidate.levels
-        if any(nxt >= level for level, nxt in pairwise(levels)) or levels[-2] < self.sigma_min:
+        if any(nxt >= level for level, nxt in pairwise(levels)) or levels[-2] < 0.999 * self.sigma_min:
             return False
         return all(nxt - lam >= CLOSEST for lam, nxt in pairwise(self.process.lams(list(levels))))
 

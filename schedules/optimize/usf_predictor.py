@@ -40,7 +40,7 @@ def ranked(tried: Tensor, scores: Tensor, others: Tensor, *, seed: int) -> list[
         optimizer = torch.optim.AdamW(parameters, lr=3e-3, weight_decay=1e-2)
         for _ in range(EPOCHS):
             one, other = torch.randint(len(tried), (2, PAIRS), generator=generator)
-            sign, found = torch.sign(scores[one] - scores[other]), scored(tried)
+            sign, found = torch.sign(scores[one] - scores[other]).float(), scored(tried)
             loss = (softplus(-sign * (found[:, one] - found[:, other])) * sign.abs()).mean(1).sum()
             optimizer.zero_grad()
             loss.backward()
