@@ -17,6 +17,31 @@ class CLIPTextEncode:
         return (clip.encode_from_tokens_scheduled(clip.tokenize(text)),)
 
 
+class ConditioningCombine:
+    RETURN_TYPES = ("CONDITIONING",)
+    FUNCTION = "combine"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"conditioning_1": ("CONDITIONING",), "conditioning_2": ("CONDITIONING",)}}
+
+    def combine(self, conditioning_1, conditioning_2):
+        return (conditioning_1 + conditioning_2,)
+
+
+class PreviewAny:
+    RETURN_TYPES = ()
+    FUNCTION = "main"
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"source": ("*", {})}}
+
+    def main(self, source):
+        return {"ui": {"text": [str(source)]}, "result": ()}
+
+
 class EmptyLatentImage:
     RETURN_TYPES = ("LATENT",)
     FUNCTION = "generate"
@@ -128,5 +153,5 @@ PRIMITIVES = [
 ]
 
 CORE_NODES = {cls.__name__: cls for cls in (
-    CLIPTextEncode, EmptyLatentImage, VAEDecode, VAEEncode, *SAMPLING_NODES, LoadImage, SaveImage, PreviewImage,
-    SetLatentNoiseMask, LatentUpscale, Reroute, *PRIMITIVES)}
+    CLIPTextEncode, ConditioningCombine, EmptyLatentImage, VAEDecode, VAEEncode, *SAMPLING_NODES, LoadImage, SaveImage,
+    PreviewImage, PreviewAny, SetLatentNoiseMask, LatentUpscale, Reroute, *PRIMITIVES)}
