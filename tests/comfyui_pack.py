@@ -163,8 +163,8 @@ def expect_error(text, function, *args, **kwargs):
         raise AssertionError(f"no error; expected one with {text!r}")
 
 
-def run_checks(found):
-    """Runs every check_ function and prints {name: "" or what went wrong}."""
+def checked(found):
+    """Runs every check_ function: {name: "" or what went wrong}."""
     results = {}
     for name, function in list(found.items()):
         if name.startswith("check_"):
@@ -173,4 +173,9 @@ def run_checks(found):
                 results[name] = ""
             except Exception:
                 results[name] = traceback.format_exc(limit=-4)
-    sys.__stdout__.write("\n" + json.dumps(results) + "\n")
+    return results
+
+
+def run_checks(found):
+    """Prints what checked gives."""
+    sys.__stdout__.write("\n" + json.dumps(checked(found)) + "\n")

@@ -1,9 +1,11 @@
 """Loads this checkout, whatever its folder is called, as the package `odeon`; finds ComfyUI for the tests in it."""
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,6 +22,11 @@ def _load_checkout() -> None:
 
 _load_checkout()
 sys.path.insert(0, str(ROOT / "tests"))  # for the helpers beside the tests: gmm.py, golden.py, comfy.py
+
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: threads of their own would only wait for each other
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the ComfyUIs that tests start
 
 
 @pytest.fixture(scope="session")

@@ -104,7 +104,8 @@ def search_lesson(lesson: Lesson, families: dict[str, list[float]], search: Sear
         yield _progress(lesson, kept)
     start = best[int(kept["judged"][:, 0].argmin())]
     if search.free != "levels":
-        for progress in _fitted(lesson, [families[name] for name in names], process, kept):
+        until = begun + 30.0 * search.minutes
+        for progress in _fitted(lesson, _in_order(families, kept["few"]), process, kept, until=until):
             kept.update(progress.state)
             yield progress._replace(state=dict(kept))
         start = kept["fitted"].tolist()
@@ -121,11 +122,21 @@ def search_lesson(lesson: Lesson, families: dict[str, list[float]], search: Sear
     yield _progress(lesson, kept)
 
 
-def _fitted(lesson: Lesson, families: list[list[float]], process: Process, state: dict[str, Tensor]
+def _in_order(families: dict[str, list[float]], few: Tensor) -> list[list[float]]:
+    """The families, those that did best on FEW noises first, every one of their levels once."""
+    found: list[list[float]] = []
+    for place in few.argsort().tolist():
+        levels = list(families.values())[place]
+        if levels not in found:
+            found.append(levels)
+    return found
+
+
+def _fitted(lesson: Lesson, families: list[list[float]], process: Process, state: dict[str, Tensor], *, until: float
             ) -> Iterator[Progress]:
     """The family whose plan ends nearest once its coefficients are fitted, on FEW of the noises to fit and judged on
     those to choose by, and the fit on all of them: "fitted", its levels, and "fitted_change". What a family is worth
-    to a fitted plan, and as it is, has little in common."""
+    to a fitted plan, and as it is, has little in common, so all are tried that there is time for, `until`."""
     if "fitted_change" in state:
         return
     fitting, choosing = split(lesson)
@@ -138,6 +149,8 @@ def _fitted(lesson: Lesson, families: list[list[float]], process: Process, state
             state |= {"fitted": torch.tensor(levels, dtype=torch.float64),
                       "fit_loss": torch.tensor(found, dtype=torch.float64)}
         yield _progress(lesson, state)
+        if time.monotonic() > until:
+            break
     *_, last = fit_rows(lesson, state["fitted"].tolist(), fitting, fine_steps=FINE, process=process)
     yield _progress(lesson, {**state, "fitted_change": last.state["change"]})
 
