@@ -1,5 +1,6 @@
 """python -m odeon.bench WHAT: measures the numbers that help pages, model cards and README print."""
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -72,6 +73,7 @@ def schedules(
     steps: Annotated[list[int] | None, typer.Option(help="Only this number of steps; 5, 7 and 10 without it.")] = None,
     quick: Annotated[bool, typer.Option(help="Three learning iterations each, to see that it works.")] = False,
     write: Annotated[bool, typer.Option(help="Put tables and plot into docs/schedules.md of the checkout.")] = False,
+    folder: Annotated[Path | None, typer.Option(help="Keeps what was measured here, to go on after a stop.")] = None,
 ) -> None:
     """Distance to an accurate run by schedule and solver, learned levels and plans beside ComfyUI's. Hours for all."""
     from . import schedules_page
@@ -81,7 +83,9 @@ def schedules(
     names = problem or list(NAMES)
     if not set(names) <= set(NAMES):
         raise typer.BadParameter(f"problem must be one of {', '.join(NAMES)}, got {', '.join(names)}")
-    rows, teachers = measure(names, steps=tuple(steps or STEPS), quick=quick)
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+    rows, teachers = measure(names, steps=tuple(steps or STEPS), quick=quick, folder=folder)
     shown = Console(width=None if sys.stdout.isatty() else 160)
     shown.print(*schedules_page.tables(rows, teachers), highlight=False)
     if write:
@@ -107,6 +111,32 @@ def learned(
             raise typer.BadParameter(f"WHAT must be one of {', '.join(made)}, got {name}")
         for table in made[name]():
             shown.print(table, highlight=False)
+
+
+@app.command()
+def guidance(
+    model: Annotated[list[str] | None, typer.Option(help="Only this one of shapes-unet and shapes-dit.")] = None,
+    count: Annotated[int, typer.Option(help="Pictures a row, held-out captions.", min=32)] = 512,
+    only: Annotated[str, typer.Option(help="Only groups with this in their title, beside plain CFG.")] = "",
+    folder: Annotated[Path | None, typer.Option(help="Keeps every row here, to go on after a stop.")] = None,
+    write: Annotated[bool, typer.Option(help="Put the tables into docs/guidance.md of the checkout.")] = False,
+) -> None:
+    """What guidance nodes do to the Shapes models' pictures, by the judge. Hours on a CPU for 512 pictures."""
+    import tempfile
+
+    from . import guidance_page
+    from .guidance import MODELS, measure
+
+    names = model or list(MODELS)
+    if not set(names) <= set(MODELS):
+        raise typer.BadParameter(f"model must be one of {', '.join(MODELS)}, got {', '.join(names)}")
+    if write and (only or names != list(MODELS)):
+        raise typer.BadParameter("the page has all rows; leave --only and --model out")
+    found = measure(names, count=count, folder=folder or Path(tempfile.mkdtemp()), only=only)
+    shown = Console(width=None if sys.stdout.isatty() else 160)
+    shown.print(*guidance_page.tables(found), *guidance_page.sentences(found), highlight=False)
+    if write:
+        shown.print(f"written to {guidance_page.write(found, count)}", highlight=False)
 
 
 if __name__ == "__main__":

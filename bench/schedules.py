@@ -1,15 +1,18 @@
 """Distance to an accurate run by schedule, solver and steps: ComfyUI's schedulers, tables, and what we learn."""
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..measure.kept import read_tensors, write_tensors
 from ..samplers.ddim import plan_ddim
 from ..samplers.deis import plan_deis
 from ..samplers.dpm_solver_pp import plan_dpm_solver_pp
@@ -23,10 +26,12 @@ from ..schedules.classic import SCHEDULERS, classic_sigmas
 from ..schedules.gits_table import gits_sigmas
 from ..schedules.optimize.steps import FEW, Search, search_lesson, table_in
 from ..schedules.optimize.teacher import Lesson, Score, score_of
-from .schedules_problems import Problem, problem
+from .schedules_problems import Problem, frechet_of, problem
 from .schedules_searches import BY_SOLVER, EULER_ONLY, SHARED
 
 STEPS = (5, 7, 10)
+LEARNED = {"learned levels": "levels", "learned plan": "levels+coefficients"}  # and what is free
+PICTURES = 256  # that the Frechet distance is taken of
 SOLVERS = {
     "DPM-Solver++ 2M": lambda sigmas, on: plan_dpm_solver_pp(sigmas, order=2, process=on.process),
     "UniPC 3": lambda sigmas, on: plan_unipc(sigmas, order=3, process=on.process),
@@ -44,7 +49,8 @@ MINIBATCH = {"exact": 64, "shapes": 4}
 
 
 class Row(NamedTuple):
-    """One figure. kind: 'stock', 'table', 'search' or 'learned'; seconds: what finding it took."""
+    """One figure. kind: 'stock', 'table', 'search' or 'learned'; seconds: what finding it took; frechet: how far
+    the judge's features of pictures so made are from true ones', of the best rows on a Shapes model."""
     problem: str
     steps: int
     solver: str
@@ -52,6 +58,7 @@ class Row(NamedTuple):
     kind: str
     score: Score
     seconds: float = 0.0
+    frechet: float | None = None
 
 
 class Job(NamedTuple):
@@ -62,13 +69,15 @@ class Job(NamedTuple):
     quick: bool = False
 
 
-def measure(names: list[str], *, steps=STEPS, quick: bool = False, workers: int = 0
+def measure(names: list[str], *, steps=STEPS, quick: bool = False, workers: int = 0, folder: Path | None = None
             ) -> tuple[list[Row], dict[str, float]]:
-    """Every row on every problem, a process for each processor; and the teacher's own error by problem."""
+    """Every row on every problem, a process for each processor; and the teacher's own error by problem.
+
+    folder: keeps what was measured, a file a problem and number of steps; what is there isn't measured again."""
     with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        teachers = {name: pool.submit(_taught, name) for name in names}
-        jobs = [pool.submit(measure_job, Job(name, count, teachers[name].result()[0], quick))
-                for name in names for count in steps]
+        teachers = {name: pool.submit(_taught, name, folder) for name in names}
+        jobs = [pool.submit(_kept_job, Job(name, count, teachers[name].result()[0], quick), folder)
+                for count in steps for name in names]
         done = [job.result() for job in tqdm(as_completed(jobs), total=len(jobs), desc="problems by steps")]
     rows = [row for found in done for row in found]
     order = {name: i for i, name in enumerate(names)}
@@ -76,10 +85,27 @@ def measure(names: list[str], *, steps=STEPS, quick: bool = False, workers: int 
     return rows, {name: task.result()[1] for name, task in teachers.items()}
 
 
-def _taught(name: str) -> tuple[Tensor, float]:
+def _taught(name: str, folder: Path | None) -> tuple[Tensor, float]:
     torch.set_num_threads(1)
+    file = folder and folder / f"{name}.safetensors"
+    if file and file.is_file():
+        found, _ = read_tensors(file)
+        return found["targets"], float(found["error"])
     with torch.no_grad():
-        return problem(name).targets()
+        targets, error = problem(name).targets()
+    if file:
+        write_tensors(file, {"targets": targets, "error": torch.tensor(error)}, {"problem": name})
+    return targets, error
+
+
+def _kept_job(job: Job, folder: Path | None) -> list[Row]:
+    file = folder and folder / f"{job.problem}-{job.steps}{'-quick' * job.quick}.json"
+    if file and file.is_file():
+        return [Row(*fields[:5], Score(*fields[5]), *fields[6:]) for fields in json.loads(file.read_text())]
+    rows = measure_job(job)
+    if file:
+        file.write_text(json.dumps(rows))
+    return rows
 
 
 def measure_job(job: Job) -> list[Row]:
@@ -91,16 +117,29 @@ def measure_job(job: Job) -> list[Row]:
     fixed |= {name: ("table", levels, 0.0) for name, levels in table_levels(on, job.steps).items()}
     shared = {name: ("search", *timed(lambda search=search: search(on, job.steps, job.targets)))
               for name, search in SHARED.items()}
-    rows = []
+    rows, ways = [], []
     for solver, plan in plans.items():
         lesson = on.lesson(plan, job.targets)
         for schedule, (kind, levels, seconds) in {**fixed, **(shared if solver in SOLVERS else {})}.items():
             if solver in SOLVERS or kind == "stock":
                 rows.append(Row(job.problem, job.steps, solver, schedule, kind, lesson.score(levels), seconds))
-        if solver in SOLVERS:
-            rows += [Row(job.problem, job.steps, solver, name, "learned", score, seconds)
-                     for name, score, seconds in learned(lesson, on, job, fixed, solver=solver)]
+                ways.append(plan(levels))
+        for name, score, seconds, way in learned(lesson, on, job, fixed, solver=solver) if solver in SOLVERS else ():
+            rows.append(Row(job.problem, job.steps, solver, name, "learned", score, seconds))
+            ways.append(way)
+    if not job.problem.startswith("exact"):
+        for i in best_places(rows):
+            rows[i] = rows[i]._replace(frechet=frechet_of(ways[i], job.problem, 32 if job.quick else PICTURES))
     return rows
+
+
+def best_places(rows: list[Row]) -> list[int]:
+    """Of the least medians among stock rows, learned levels and learned plans."""
+    groups = {}
+    for i, row in enumerate(rows):
+        if row.kind == "stock" or row.schedule in LEARNED:
+            groups.setdefault(row.kind if row.kind == "stock" else row.schedule, []).append(i)
+    return [min(places, key=lambda i: rows[i].score.median) for places in groups.values()]
 
 
 def stock_levels(on: Problem, steps: int) -> dict[str, list[float]]:
@@ -121,20 +160,23 @@ def timed(make: Callable):
     return make(), time.perf_counter() - begun
 
 
-def learned(lesson: Lesson, on: Problem, job: Job, fixed: dict, *, solver: str) -> Iterator[tuple[str, Score, float]]:
-    """Levels, and a plan, learned for the lesson's solver from the best fixed schedule on its training noises."""
+def learned(lesson: Lesson, on: Problem, job: Job, fixed: dict, *, solver: str
+            ) -> Iterator[tuple[str, Score, float, list | None]]:
+    """(name, score, seconds, the plan where it was learned): levels, and a plan, learned for the lesson's solver from
+    the best fixed schedule on its training noises."""
     kind, few = job.problem.split("-")[0], slice(0, min(FEW, lesson.training.stop))
     families = {name: levels for name, (_, levels, _) in fixed.items() if levels[0] == on.top}
     start = min(families.values(), key=lambda levels: lesson.score(levels, few).median)
-    for i, (name, free) in enumerate((("learned levels", "levels"), ("learned plan", "levels+coefficients"))):
+    for i, (name, free) in enumerate(LEARNED.items()):
         search = Search(1e6, free, 3 if job.quick else ITERATIONS[kind][i], MINIBATCH[kind])
         last, seconds = timed(lambda search=search: [*search_lesson(lesson, families, search, process=on.process)][-1])
-        yield name, score_of(lesson.errors(steps_of_table(table_in(last.state)), lesson.judging)), seconds
+        way = steps_of_table(table_in(last.state))
+        yield name, score_of(lesson.errors(way, lesson.judging)), seconds, way
     for name, search in BY_SOLVER.items():
         levels, seconds = timed(lambda search=search: search(lesson, on, job.steps, start))
-        yield name, lesson.score(levels), seconds
+        yield name, lesson.score(levels), seconds, None
     for name, search in EULER_ONLY.items() if solver == "Euler" else ():
-        yield name, *timed(lambda search=search: search(lesson, on, job.steps, start))
+        yield name, *timed(lambda search=search: search(lesson, on, job.steps, start)), None
 
 
 def best_stock(rows: list[Row], name: str, steps: int) -> Row:

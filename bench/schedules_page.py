@@ -4,7 +4,7 @@ from pathlib import Path
 from rich.table import Table
 
 from ..measure.plot import draw_lines
-from .schedules import SOLVERS, Row, best_stock
+from .schedules import PICTURES, SOLVERS, Row, best_stock
 from .schedules_problems import EXACT, PROBLEMS, SHAPES, TEACHER_STEPS
 from .solvers_page import ROOT, made_with
 
@@ -16,7 +16,8 @@ the same noise; median / mean over {EXACT[1]} or {SHAPES[1]} noises that nothing
 rule the means. "Best stock": the least median of ComfyUI's nine schedulers with euler, dpmpp_2m, res_multistep, ipndm,
 deis and uni_pc, all of one call a step. The optimizers' budgets are small, in bench/schedules.py and
 bench/schedules_searches.py; seconds are of one thread on this machine. Problems and numbers of steps that are missing
-were not measured."""
+were not measured. Frechet distance: of the judge's features of {PICTURES} pictures, of other noises and captions, from
+those of true scenes, for the best stock one, the best learned levels and the best learned plan."""
 
 
 def tables(rows: list[Row], teachers: dict[str, float]) -> list[Table]:
@@ -31,6 +32,12 @@ def tables(rows: list[Row], teachers: dict[str, float]) -> list[Table]:
             table.add_row(*cells)
         found.append(table)
     return found
+
+
+def frechet_lines(rows: list[Row], name: str, steps: int) -> list[str]:
+    found = [row for row in rows if (row.problem, row.steps) == (name, steps) and row.frechet is not None]
+    return [f"Frechet distance: {'; '.join(f'{row.solver}, {row.schedule} {row.frechet:.4g}' for row in found)}."
+            ] if found else []
 
 
 def cells_of(rows: list[Row], name: str, steps: int, best: float) -> list[list[str]]:
@@ -59,7 +66,8 @@ def write(rows: list[Row], teachers: dict[str, float]) -> Path:
         best = best_stock(rows, name, steps)
         lines += [f"## {table.title}", "", "| schedule | " + " | ".join(SOLVERS) + " | seconds |",
                   "|---" * (len(SOLVERS) + 2) + "|"]
-        lines += ["| " + " | ".join(cells) + " |" for cells in cells_of(rows, name, steps, best.score.median)] + [""]
+        lines += ["| " + " | ".join(cells) + " |" for cells in cells_of(rows, name, steps, best.score.median)]
+        lines += ["", *frechet_lines(rows, name, steps), ""]
     PAGE.write_text("\n".join(lines), encoding="utf-8")
     from PIL import Image
 

@@ -8,10 +8,13 @@ from torch import Tensor
 from ..host.common import clock_of
 from ..host.denoiser import smooth
 from ..models.levels import DiscreteLevels, FlowLevels
+from ..models.quality import judge_pictures
+from ..models.weights import shapes_judge
 from ..samplers.clock import Clock
+from ..samplers.linear import Step, run
 from ..samplers.process import FLOW, VE, Process
 from ..schedules.optimize.teacher import Lesson, Plan, score_of, teach
-from .shapes import captions_of, load
+from .shapes import PART, captions_of, load
 from .solvers_problems import load_mixture
 
 PROBLEMS = {"exact-ve": "Exact mixture, VE", "exact-flow": "Exact mixture, flow",
@@ -114,3 +117,18 @@ def shapes_problem(network: str, cfg: float, count: int, held: int, *, seed: int
     noise = Noise(seed).generate_noise({"samples": torch.zeros(count, 4, 16, 16)})
     x = sampling.noise_scaling(model.levels.sigma_max, noise, torch.zeros_like(noise), True)
     return Problem(f"shapes-{network}@{cfg:g}", sampling.process, model.levels, x, held, model)
+
+
+@torch.no_grad()
+def frechet_of(steps: list[Step], name: str, count: int) -> float:
+    """The judge's Frechet distance from true scenes of the pictures that a plan makes of `count` captions, with noises
+    that no other problem has."""
+    network, cfg = name.split("@")
+    on = shapes_problem(network, float(cfg), count, 1, seed=SEED + 1)
+    made = []
+    for i in range(0, count, PART):
+        part = slice(i, i + PART)
+        x = on.x[part] if steps[0].sigma == on.top else on.x[part] * (steps[0].sigma / on.top)
+        made.append(on.model.vae.decode(run(on.model.of(part), x, steps).float()).movedim(-1, 1) * 2.0 - 1.0)
+    captions = captions_of((1, 2, 3), count)
+    return judge_pictures(shapes_judge(), torch.cat(made), captions).together["frechet_distance"]

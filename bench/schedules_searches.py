@@ -12,7 +12,7 @@ from ..schedules.optimize.gits import search_gits
 from ..schedules.optimize.ld3 import learn_ld3
 from ..schedules.optimize.ld3_training import LD3
 from ..schedules.optimize.oss import search_oss
-from ..schedules.optimize.teacher import Lesson, Score, score_of
+from ..schedules.optimize.teacher import Lesson, Score, of_items, score_of
 from ..schedules.optimize.time_tuner import Tuning, label_clock, tune_times
 from .schedules_problems import Problem
 
@@ -38,7 +38,7 @@ def by_grid(search):
     """Levels of BOSS, GITS or OSS."""
     def levels(on: Problem, steps: int, targets) -> list[float]:
         part = slice(0, FEW if small(on) else 32)
-        model = on.model.of(part) if hasattr(on.model, "of") else on.model
+        model = of_items(on.model, part)
         *_, last = search(model, on.x[part], grid_of(on, 24 if small(on) else GRID), steps=steps, process=on.process)
         return last.state["sigmas"].tolist()
     return levels

@@ -11,7 +11,8 @@ from ...samplers.linear import Step, run
 from ...samplers.pndm import plan_pndm
 from ...samplers.process import VE, Process
 from .shortest import require_steps
-from .straight import chosen, of_items, straight_cost, straight_costs
+from .straight import chosen, straight_cost, straight_costs
+from .teacher import of_items
 
 SOLVERS = ("ipndm", "dpmpp", "euler")
 METRICS = ("dev", "l1", "l2")

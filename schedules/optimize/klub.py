@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...measure.progress import Progress
 from ...samplers.process import FLOW, Process
+from .teacher import of_items
 
 SOLVERS = ("ddim", "2m")
 BISECTIONS = 30  # halvings of an interval in log t
@@ -126,7 +127,7 @@ def measure_spread(model: Callable, data: Tensor, levels: Tensor, *, rounds: int
 
 def ve_model(model: Callable, process: Process, items) -> Callable:
     """The model for these items, as D of VE states and levels."""
-    model = model.of(items) if hasattr(model, "of") else model
+    model = of_items(model, items)
     return (lambda x, sigma: model(x / (1.0 + sigma), sigma / (1.0 + sigma))) if process is FLOW else model
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from ...measure.progress import Progress
 from ...samplers.linear import Step
 from .shortest import path_cost, shortest_path, uniform_path
+from .teacher import of_items
 
 METRICS = ("dev", "l1", "l2", "squared")
 
@@ -48,11 +49,6 @@ def straight_cost(samples: int, steps: int, batch: int = 16) -> int:
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
     return steps * -(-samples // batch)
-
-
-def of_items(model: Callable, items: slice) -> Callable:
-    """The model for some of the samples, where it tells them apart: a host's may, by prompt."""
-    return model.of(items) if hasattr(model, "of") else model
 
 
 def chosen(costs: Tensor, levels: list[float], steps: int, *, coeff: float = 1.0) -> dict[str, Tensor]:

@@ -158,12 +158,17 @@ class Lesson:
         return _rms((self.look(ends) - self.goals[where]).cpu().double())
 
     def model_of(self, items) -> Callable:
-        """The model for these items (a slice or a list) of x: each may have a prompt of its own."""
-        return self.model.of(items) if hasattr(self.model, "of") else self.model
+        """The model for these items of x."""
+        return of_items(self.model, items)
 
     def score(self, sigmas: list[float], where: slice | None = None) -> Score:
         """Of the solver on these levels, on the held-back noises if no others are meant."""
         return score_of(self.errors(self.plan(sigmas), self.judging if where is None else where))
+
+
+def of_items(model: Callable, items: slice | list[int]) -> Callable:
+    """The model for some of the samples, where it tells them apart: a host's may, by prompt."""
+    return model.of(items) if hasattr(model, "of") else model
 
 
 def require_no_noise(steps: list[Step]) -> None:

@@ -1,0 +1,63 @@
+"""The table of schedules: every optimizer has its row, learned ones are ahead, what was measured is not done again."""
+import json
+
+import pytest
+
+from odeon.bench import schedules
+from odeon.bench.schedules import Job, Row, best_places, best_stock, measure_job
+from odeon.bench.schedules_page import cells_of, frechet_lines, plotted
+from odeon.bench.schedules_problems import frechet_of, problem
+from odeon.bench.schedules_searches import BY_SOLVER, EULER_ONLY, SHARED
+from odeon.samplers.ddim import plan_ddim
+from odeon.schedules.classic import classic_sigmas
+from odeon.schedules.optimize.teacher import Score
+
+SOLVERS = ("UniPC 3", "Euler")
+
+
+@pytest.fixture(scope="module")
+def rows():
+    on = problem("exact-ve")
+    few = on._replace(x=on.x[:24], held=8)
+    targets, error = few.targets()
+    assert error < 1e-4
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schedules, "problem", lambda name: few)
+        patch.setattr(schedules, "SOLVERS", {name: schedules.SOLVERS[name] for name in SOLVERS})
+        return measure_job(Job("exact-ve", 5, targets, quick=True))
+
+
+def test_every_optimizer_has_a_row_for_every_solver(rows):
+    found = {(row.schedule, row.solver) for row in rows}
+    for solver in SOLVERS:
+        for name in ("karras", "AYS table", "GITS table", *SHARED, *BY_SOLVER, *schedules.LEARNED):
+            assert (name, solver) in found
+    assert {(name, "Euler") for name in EULER_ONLY} <= found
+    assert all(row.seconds > 0.0 for row in rows if row.kind in ("search", "learned"))
+
+
+def test_learned_plans_are_ahead_on_noises_that_nothing_was_learned_from(rows):
+    best = best_stock(rows, "exact-ve", 5)
+    plans = [row for row in rows if row.schedule == "learned plan"]
+    assert max(row.score.median for row in plans) < 0.5 * best.score.median
+    lines = cells_of(rows, "exact-ve", 5, best.score.median)
+    assert lines[-1][0] == "TimeTuner" and any("x)" in cell for cell in lines[-2])
+    assert plotted(rows)["exact-ve plan"] == [(5, min(row.score.median for row in plans))]
+
+
+def test_the_frechet_distance_is_of_the_best_of_each_kind():
+    made = [Row("p", 5, "Euler", "a", "stock", Score(2.0, 2.0)), Row("p", 5, "Euler", "b", "stock", Score(1.0, 9.0)),
+            Row("p", 5, "Euler", "learned plan", "learned", Score(0.5, 0.5), 3.0, 0.25)]
+    assert best_places(made) == [1, 2]
+    assert frechet_lines(made, "p", 5) == ["Frechet distance: Euler, learned plan 0.25."]
+    on = problem("shapes-dit@1")
+    far, near = (frechet_of(plan_ddim(classic_sigmas("simple", on.levels, steps).tolist(), process=on.process),
+                            "shapes-dit@1", 32) for steps in (1, 6))
+    assert near < far
+
+
+def test_what_was_measured_is_not_measured_again(rows, tmp_path, monkeypatch):
+    job = Job("exact-ve", 5, None)
+    (tmp_path / "exact-ve-5.json").write_text(json.dumps(rows))
+    monkeypatch.setattr(schedules, "measure_job", None)
+    assert schedules._kept_job(job, tmp_path) == rows
