@@ -2,6 +2,13 @@
 from .nodes import (
     editing,
     guidance,
+    guidance_adapters,
+    guidance_attention,
+    guidance_fewer,
+    guidance_gradient,
+    guidance_losses,
+    guidance_rules,
+    guidance_steps,
     models,
     one_more_step,
     optimize_ays,
@@ -25,7 +32,9 @@ from .nodes import (
 
 _MODULES = (samplers, samplers_sigma, samplers_adaptive, samplers_ems, samplers_fitted, schedules, schedules_families,
             schedules_models, schedules_shapes, schedules_tables, schedules_files, one_more_step, optimize_grid,
-            optimize_learned, optimize_plan, optimize_search, optimize_steps, optimize_ays, guidance, editing, models)
+            optimize_learned, optimize_plan, optimize_search, optimize_steps, optimize_ays, guidance,
+            guidance_rules, guidance_gradient,
+            guidance_losses, guidance_steps, guidance_fewer, guidance_attention, guidance_adapters, editing, models)
 _NODES = [cls for module in _MODULES for cls in module.NODES]
 
 NODE_CLASS_MAPPINGS = {cls.__name__: cls for cls in _NODES}

@@ -19,12 +19,12 @@ def dynamic_threshold(denoised: Tensor, *, ratio: float = 0.995, max_val: float 
     x = denoised / scale
     rows = x.abs().flatten(2) if channelwise else x.abs().flatten(1)
     exact = rows if rows.dtype == torch.float64 else rows.float()  # quantile knows no half precision
-    limit = _quantile(exact, ratio).clamp(min=max_val).to(x.dtype)
+    limit = quantile(exact, ratio).clamp(min=max_val).to(x.dtype)
     limit = limit.reshape(*limit.shape, *[1] * (x.ndim - limit.ndim))
     return torch.minimum(torch.maximum(x, -limit), limit) / limit * scale
 
 
-def _quantile(rows: Tensor, ratio: float) -> Tensor:
+def quantile(rows: Tensor, ratio: float) -> Tensor:
     """torch.quantile over the last axis, for rows of any length."""
     count = rows.shape[-1]
     if rows.numel() < QUANTILE_LIMIT:

@@ -8,8 +8,11 @@ import logging
 import sys
 
 from ..measure.kept import read_tensors, write_tensors
-from .common import clock_of, planned
+from ..samplers.process import FLOW
+from .adapters import Worn
+from .common import Call, OfModel, clock_of, planned
 from .denoiser import NoGradients
+from .gradients import Decoder
 from .measuring import key_of, same_weights
 
 if "comfy" in sys.modules:
@@ -23,12 +26,18 @@ of_latent = _host.of_latent
 relabel, with_table = _host.relabel, _host.with_table
 make_clip, make_model, make_network, make_vae = _host.make_clip, _host.make_model, _host.make_network, _host.make_vae
 noise, patch_guidance, patch_prediction = _host.noise, _host.patch_guidance, _host.patch_prediction
+patch_evaluation, patch_scale, with_model = _host.patch_evaluation, _host.patch_scale, _host.with_model
 patches_of, sampler, solver = _host.patches_of, _host.sampler, _host.solver
+attention_layers, levels_of_skips, patch_blocks = _host.attention_layers, _host.levels_of_skips, _host.patch_blocks
+patch_conditions, patch_network = _host.patch_conditions, _host.patch_network
+adapter_places = _host.adapter_places
 
-__all__ = ["SCHEDULES", "NoGradients", "as_latent", "folder", "identity", "levels_of", "make_clip", "make_model",
-           "make_network", "make_vae", "measure", "noise", "of_latent", "patch_guidance", "patch_prediction",
+__all__ = ["SCHEDULES", "Call", "NoGradients", "OfModel", "adapted", "adapter_places", "after_steps", "as_latent",
+           "attention_layers", "decoder", "folder", "identity", "levels_of", "levels_of_skips", "make_clip",
+           "make_model", "make_network", "make_vae", "measure", "noise", "of_latent", "patch_blocks",
+           "patch_conditions", "patch_evaluation", "patch_guidance", "patch_network", "patch_prediction", "patch_scale",
            "plan_for", "plan_of", "predicts_eps", "process_of", "relabel", "replanned", "same_weights", "sampler",
-           "solver", "student", "with_table", "wrapped"]
+           "solver", "student", "time_of", "with_model", "with_table", "wrapped"]
 
 SCHEDULES = "odeon_schedules"  # the folder of learned steps and plans
 
@@ -76,6 +85,31 @@ def plan_for(model, sampler):
     return student(sampler, process, lambda: clock_of(process, levels_of(model).sigmas))
 
 
+def adapted(model, adapters, scale: float, *, mark: str):
+    """(a MODEL with guidance.agd's Adapters on all its adapter_places, at a CFG they stand for, what wears them);
+    mark: names their weights."""
+    worn = Worn(adapters, scale, time_of(model))
+    blocks = [(*name.split("_"), 0) for name in adapter_places(model) if name.count("_") == 1]
+    if blocks:
+        patched = patch_blocks(model, [(kind, int(i), inner) for kind, i, inner in blocks], worn.after)
+    else:
+        patched = patch_network(model, worn.patches())
+    patched.model_options["transformer_options"]["odeon_adapters"] = f"{mark} at {scale:g}"
+    return patch_conditions(patched, worn.start), worn
+
+
+def time_of(model):
+    """time(sigma: float) -> the model's own time in [0, 1], 1 at pure noise: sigma of flow models, else the share of
+    the table of levels below it."""
+    process, table = process_of(model), levels_of(model).sigmas
+    clock, last = clock_of(process, table), 1.0 if process is FLOW else len(table) - 1.0
+
+    def time(sigma: float) -> float:
+        return min(max(clock.time_of(sigma) / last, 0.0), 1.0)
+
+    return time
+
+
 def plan_of(sampler):
     """(plan function, options) of a SAMPLER made by `solver`, for wrappers that build on its steps."""
     plan = getattr(getattr(sampler, "sampler_function", None), "plan_and_options", None)
@@ -94,7 +128,24 @@ def replanned(sampler, replan, **options):
         return replan(student(sampler, process, clock), sigmas, process=process, **options)
 
     plan.__signature__ = inspect.signature(plan, follow_wrapped=False)
-    return solver(plan)
+    return after_steps(solver(plan), sampler.sampler_function.after)
+
+
+def after_steps(sampler, change):
+    """A SAMPLER that after each step to a level sigma goes on from change(x, sigma, process); None is no change."""
+    plan_fn, options = plan_of(sampler)
+    made, earlier = solver(plan_fn, **options), sampler.sampler_function.after
+    both = [each for each in (earlier, change) if each is not None]
+    if both:
+        made.sampler_function.after = lambda x, sigma, process: functools.reduce(
+            lambda x, each: each(x, sigma, process), both, x)
+    return made
+
+
+def decoder(vae) -> Decoder:
+    """decode(a LATENT's samples) -> pictures (B, 3, H, W) in about [0, 1], in float32, with gradients if on;
+    give_back() when done."""
+    return Decoder(vae.first_stage_model)
 
 
 def wrapped(sampler, wrap, **options):

@@ -7,7 +7,6 @@ from pathlib import Path
 import comfy.model_management
 import comfy.model_patcher
 import comfy.model_sampling
-import comfy.patcher_extension
 import comfy.sample
 import comfy.samplers
 import comfy.utils
@@ -15,16 +14,24 @@ import torch
 
 from ..measure.plot import draw_lines
 from ..samplers.process import FLOW, VE, Process
+from .comfyui_attention import (
+    adapter_places,
+    attention_layers,
+    levels_of_skips,
+    patch_blocks,
+    patch_conditions,
+    patch_network,
+)
+from .comfyui_guidance import patch_evaluation, patch_guidance, patch_prediction, patch_scale, with_model
 from .comfyui_levels import as_latent, levels_of, of_latent, predicts_eps, relabel, with_table
-from .common import Sampling, Solver, clock_of, follow_rule
+from .common import Sampling, Solver, clock_of
 from .denoiser import smooth
 from .measuring import Measuring, fingerprint
 
-__all__ = ["as_latent", "folder", "identity", "levels_of", "make_clip", "make_model", "make_network", "make_vae",
-           "measured", "noise", "of_latent", "patch_guidance", "patch_prediction", "patches_of", "predicts_eps",
-           "process_of", "relabel", "sampler", "solver", "with_table"]
-
-_RULES = "odeon_rules"  # key of a run's own rules in its transformer_options
+__all__ = ["adapter_places", "as_latent", "attention_layers", "folder", "identity", "levels_of", "levels_of_skips",
+           "make_clip", "make_model", "make_network", "make_vae", "measured", "noise", "of_latent", "patch_blocks",
+           "patch_conditions", "patch_evaluation", "patch_guidance", "patch_network", "patch_prediction", "patch_scale",
+           "patches_of", "predicts_eps", "process_of", "relabel", "sampler", "solver", "with_model", "with_table"]
 
 
 def solver(plan_fn, **options):
@@ -46,40 +53,6 @@ def process_of(model) -> Process:
 
 def _table_of(model) -> torch.Tensor:
     return levels_of(model).sigmas
-
-
-def patch_guidance(model, start):
-    """A MODEL with one more guidance rule, after whatever changes the prediction already.
-
-    start() -> rule, called at the start of every run, so that a rule's state lives and dies with it (a call outside
-    a run is a run of one); rule(cond, uncond, *, scale, sigma) -> the guided prediction. At scale 1 no rule runs.
-    """
-    def begin(executor, *args, **kwargs):
-        options = executor.class_obj.model_options.setdefault("transformer_options", {})
-        options[_RULES] = {**options.get(_RULES, {}), start: start()}
-        return executor(*args, **kwargs)
-
-    def apply(args):
-        if args["uncond"] is None:
-            return args["denoised"]
-        options = args["model_options"]
-        rule = options.get("transformer_options", {}).get(_RULES, {}).get(start) or start()
-        cond, uncond, scale = args["cond_denoised"], args["uncond_denoised"], args["cond_scale"]
-        guided = rule(cond, uncond, scale=scale, sigma=args["sigma"])
-        first = "sampler_cfg_function" not in options and options["sampler_post_cfg_function"][0] is apply
-        return follow_rule(args["denoised"], cond, uncond, scale=scale, guided=guided, first=first)
-
-    patched = model.clone()
-    patched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, "odeon", begin)
-    patched.set_model_sampler_post_cfg_function(apply)
-    return patched
-
-
-def patch_prediction(model, change):
-    """A MODEL whose every prediction goes through change(denoised, sigma (B,)), after guidance and at any scale."""
-    patched = model.clone()
-    patched.set_model_sampler_post_cfg_function(lambda args: change(args["denoised"], args["sigma"]))
-    return patched
 
 
 def noise(seed: int, change):

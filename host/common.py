@@ -2,6 +2,8 @@
 import inspect
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +13,9 @@ from ..samplers.clock import FLOW_CLOCK, Clock, clock_of_table
 from ..samplers.linear import Step, run
 from ..samplers.noise import step_noise
 from ..samplers.process import FLOW, Process
+from .gradients import Statement
 from .measuring import same_weights
+from .unconditional import Unconditional
 
 
 def planned(plan_fn: Callable[..., list[Step]], sigmas: list[float], *, process: Process, clock,
@@ -31,14 +35,14 @@ class Solver:
     """A sampler function in ComfyUI's form, f(model, x, sigmas, ...), that runs the plan of one method.
 
     process_of(model_patcher) -> Process, table_of(model_patcher) -> its levels; process: set to plan in that one
-    whatever the model is.
+    whatever the model is. after(x, sigma, process) -> x, what becomes of the state after each step to sigma.
     """
 
     def __init__(self, plan_fn: Callable[..., list[Step]], options: dict, *, process_of, table_of=None,
-                 process: Process | None = None):
+                 process: Process | None = None, after=None):
         self.plan_and_options = plan_fn, options
         self.process_of, self.table_of = process_of, table_of
-        self.process = process
+        self.process, self.after = process, after
 
     @property
     def name(self) -> str:
@@ -63,6 +67,9 @@ class Solver:
         if noise_sampler is None and any(step.is_noisy for step in steps):
             noise_sampler = step_noise(model.noise, extra_args.get("seed") or 0, f"{self.name}@{levels[0]:.9g}")
 
+        unconditional = Unconditional(model, extra_args) if any(step.renoise for step in steps) else None
+        extra_args = extra_args if unconditional is None else unconditional.extra_args
+
         at = sigmas.new_tensor([step.sigma for step in steps])
         places = [max(i, sum(level > step.sigma * (1.0 + 1e-6) for level in levels)) for i, step in enumerate(steps)]
         finite = []
@@ -77,7 +84,8 @@ class Solver:
                 finite.append(torch.isfinite(denoised).all())
                 return denoised
 
-            x = run(denoise, x, steps, noise_sampler=noise_sampler, callback=report)
+            x = run(denoise, x, steps, noise_sampler=noise_sampler, callback=report, unconditional=unconditional,
+                    after=self.after and (lambda x, sigma: self.after(x, sigma, process)))
         self._require_finite_calls(torch.stack(finite).tolist(), steps)
         return x
 
@@ -91,11 +99,18 @@ class Solver:
                              "or another VAE and prompt")
 
 
+@dataclass(frozen=True)
+class OfModel:
+    """An option of a sampler that is only known with the MODEL it runs on: make(model)."""
+    make: Callable
+
+
 class Sampling:
     """A sampler function in ComfyUI's form around sample_fn(denoise, x, sigmas, process=..., callback=..., **options),
     for methods that choose their own steps or have numbers for each place; denoise(x, sigma (B,)).
 
-    identity_of(model_patcher) names the weights, for options that were measured on a model.
+    identity_of(model_patcher) names the weights, for options that were measured on a model; an OfModel among the
+    options is made when the run begins. A sample_fn with an input noise_of gets noise_of(stream) -> noise_sampler.
     """
 
     def __init__(self, sample_fn: Callable, options: dict, *, process_of, table_of, identity_of):
@@ -130,8 +145,13 @@ class Sampling:
                 finite.append((torch.isfinite(denoised).all(), sigma[0]))
                 return denoised
 
+            options = {name: value.make(patcher) if isinstance(value, OfModel) else value
+                       for name, value in self.options.items()}
+            if "noise_of" in inspect.signature(self.sample_fn).parameters:
+                seed = extra_args.get("seed") or 0
+                options["noise_of"] = lambda stream: step_noise(model.noise, seed, f"{stream}@{levels[0]:.9g}")
             try:
-                return self.sample_fn(denoise, x, levels, process=process, callback=report, **self.options)
+                return self.sample_fn(denoise, x, levels, process=process, callback=report, **options)
             finally:  # what else goes wrong may have come of it
                 self._require_finite_calls(finite)
 
@@ -181,3 +201,79 @@ def follow_rule(denoised: Tensor, cond: Tensor, uncond: Tensor, *, scale: float,
     if first:
         return guided
     return denoised + (guided - (uncond + (cond - uncond) * scale))
+
+
+def unless_left_out(guided: Tensor, denoised: Tensor, cond: Tensor, uncond: Tensor) -> Tensor:
+    """guided, but denoised for the items of a batch whose unconditional prediction was left out (set to cond)."""
+    left = (cond == uncond).flatten(1).all(1).reshape(-1, *[1] * (cond.ndim - 1))
+    return torch.where(left, denoised, guided)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One evaluation of the guided model, as a guidance rule sees it.
+
+    x (B, C, ...): the state as the sampler has it; sigma (B,); sigmas: the levels of the run's schedule; scale: the
+    CFG, as earlier nodes changed it; cond, uncond: denoised predictions, uncond None where it is not evaluated (CFG 1
+    or no negative) and cond itself where a node left it out.
+    predict(*kinds, x=None, sigma=None, **changes) -> a tuple of denoised, one for each kind 'cond' or 'uncond': further
+    evaluations under every other patch of the MODEL, never through guidance rules. changes: gradients=True, with a
+    graph back to x (see differentiating); model=, another MODEL that goes with this one (see with_model).
+    mask: of a masked run, (B, C, ...), 1 where the picture is made; None without one.
+    """
+    x: Tensor
+    sigma: Tensor
+    sigmas: list[float]
+    scale: float
+    process: Process
+    cond: Tensor | None
+    uncond: Tensor | None
+    predict: Callable[..., tuple[Tensor, ...]]
+    mask: Tensor | None = None
+
+
+class Beside(NamedTuple):
+    """A model beside the one that samples: the host's key for it, its own words for 'cond', its fingerprint."""
+    key: str | None
+    model: object
+    positive: list | None
+    weights: dict
+
+
+class RunOfRules:
+    """One run of a sampler under guidance rules: their states, made at its start, and the evaluations they saved."""
+
+    def __init__(self, starts, sigmas: list[float]):
+        self.states = {start: start() for start in starts}
+        self.sigmas, self.scale, self.mask = sigmas, 1.0, None
+        self.statement = Statement("network")
+        self.calls = self.unconds = 0  # guided calls of the model; unconditional evaluations in them
+
+    def scale_at(self, scale: float, sigma: Tensor, scales) -> float:
+        """The CFG at a level after the rules that change it; counts a guided call."""
+        self.calls += 1
+        level = float(sigma.flatten()[0]) if scales else 0.0
+        for start in scales:
+            scale = self.states[start](scale, level)
+        return scale
+
+    def report(self) -> None:
+        """Tells in the log what was saved."""
+        saved = self.calls - self.unconds
+        if saved > 0:
+            logging.info("Odeon: guidance saved %d of %d model evaluations (%.0f %%)", saved, 2 * self.calls,
+                         50.0 * saved / self.calls)
+
+
+def require_uncond(needed: bool) -> None:
+    """Raises ValueError where a sampler or patch reads the prediction that a rule may leave out."""
+    if needed:
+        raise ValueError("a node that leaves out or estimates the unconditional prediction can't be combined with "
+                         "what reads it: a CFG++ sampler, or a patch such as Self-Attention Guidance; take one of "
+                         "the two off")
+
+
+def require_beside(what: str, one: str, other: str) -> None:
+    """Raises ValueError where two MODELs differ in what both must share to be evaluated on one state."""
+    if one != other:
+        raise ValueError(f"both MODELs need one {what}, got {one} and {other}; take a second MODEL of the same family")

@@ -1,5 +1,7 @@
 """The model as measurements call it: in batches that fit, under several prompts, with gradients where asked for."""
 import copy
+import sys
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -91,8 +93,28 @@ def smooth(sampling):
     return made
 
 
+@cache
+def pass_rotations() -> None:
+    """Gives comfy_kitchen's rotary embeddings (ComfyUI since 0.8) the backward pass they lack: the turn back."""
+    def keep(ctx, inputs, output) -> None:
+        ctx.save_for_backward(inputs[-1])
+
+    def turn_back(ctx, *slopes):
+        angles, = ctx.saved_tensors
+        op = torch.ops.comfy_kitchen.apply_rope1
+        return (*(None if slope is None else op(slope.contiguous(), angles.transpose(-1, -2).contiguous())
+                  for slope in slopes), None)
+
+    for name in ("apply_rope", "apply_rope1"):
+        if hasattr(torch.ops.comfy_kitchen, name):
+            torch.library.register_autograd(f"comfy_kitchen::{name}", turn_back, setup_context=keep)
+
+
 def own_weights(network: nn.Module) -> None:
-    """Lets gradients pass weights that were loaded in inference mode, by equal ones in their place."""
+    """Lets gradients pass weights that were loaded in inference mode, by equal ones in their place, and operations of
+    ComfyUI that have no backward pass."""
+    if "comfy_kitchen" in sys.modules:
+        pass_rotations()
     with torch.inference_mode(False):
         for module in network.modules():
             for name, value in module._parameters.items():

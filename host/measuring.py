@@ -95,7 +95,7 @@ class Measuring:
 def key_of(value) -> str:
     """A short name for anything made of numbers, words, tensors, lists and dicts; functions go by their name and the
     plain values they enclose, other objects by their type."""
-    digest = hashlib.blake2b(digest_size=12)
+    digest, seen = hashlib.blake2b(digest_size=12), []
 
     def add(value) -> None:
         if isinstance(value, Tensor):
@@ -111,8 +111,9 @@ def key_of(value) -> str:
                 add(item)
         elif isinstance(value, FunctionType):
             digest.update(f"{value.__module__}.{value.__qualname__}".encode())
-            for cell in value.__closure__ or ():
-                if not isinstance(cell.cell_contents, FunctionType):
+            if value not in seen:  # a function may enclose itself
+                seen.append(value)
+                for cell in value.__closure__ or ():
                     add(cell.cell_contents)
         else:
             digest.update(repr(value if isinstance(value, PLAIN) else type(value).__name__).encode())

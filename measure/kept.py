@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..guidance.linear_ag import CHOICES, LinearAG
 from ..samplers.dpm_solver_v3 import EMS
 from ..samplers.learned import LearnedPlan, require_sound
 from ..samplers.table import Table
@@ -104,3 +105,23 @@ def load_plan(path: Path) -> LearnedPlan:
                           tuple(tensors["sigmas"].tolist()), about)
     require_sound(learned)
     return learned
+
+
+def save_linear_ag(path: Path, coefs: LinearAG) -> None:
+    """Writes LinearAG's weights with what they were fitted on."""
+    width = len(coefs.sigmas)
+    rows = [[[*row, *[0.0] * (width - len(row))] for row in rows] for rows in (coefs.cond, coefs.uncond)]
+    cond, uncond = torch.tensor(rows, dtype=torch.float64)
+    write_tensors(path, {"sigmas": torch.tensor(coefs.sigmas, dtype=torch.float64), "cond": cond, "uncond": uncond,
+                         "policy": torch.tensor([CHOICES.index(choice) for choice in coefs.policy])}, coefs.about)
+
+
+def load_linear_ag(path: Path) -> LinearAG:
+    """What save_linear_ag wrote. Raises ValueError for a file that is missing, damaged or of another kind."""
+    tensors, about = read_tensors(path)
+    if set(tensors) != {"sigmas", "cond", "uncond", "policy"}:
+        raise ValueError(f"{path} holds no LinearAG weights but {about.get('what', 'something else')}; choose another")
+    rows = [tuple(tuple(row[:i + more]) for i, row in enumerate(tensors[name].tolist()))
+            for name, more in (("cond", 1), ("uncond", 0))]
+    return LinearAG(tuple(tensors["sigmas"].tolist()), *rows, tuple(CHOICES[i] for i in tensors["policy"].tolist()),
+                    about)

@@ -79,14 +79,26 @@ def _heads_of(qkv: Tensor, heads: int, norm: HeadNorm) -> tuple[Tensor, Tensor, 
     return norm.query_norm(q), norm.key_norm(k), v
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, angles: Tensor) -> Tensor:
-    """Attention (B, N, heads d) of queries and keys turned by their places' angles (N, d / 2)."""
-    dtype = v.dtype
+def _attend(q: Tensor, k: Tensor, v: Tensor, angles: Tensor, options: dict) -> Tensor:
+    """Attention (B, N, heads d) of queries and keys turned by their places' angles (N, d / 2).
+
+    options["optimized_attention_override"] takes its place where it is set, called as ComfyUI calls it.
+    """
+    dtype, override = v.dtype, options.get("optimized_attention_override")
     with torch.autocast(v.device.type, enabled=False):  # the CPU's backward pass of bf16 attention is slow
         cos, sin = angles.cos(), angles.sin()
-        q, k = (_turned(value.float(), cos, sin) for value in (q, k))
-        out = functional.scaled_dot_product_attention(q, k, v.float())
-    return out.to(dtype).transpose(1, 2).flatten(-2)
+        q, k, v = _turned(q.float(), cos, sin), _turned(k.float(), cos, sin), v.float()
+        if override is None:
+            out = _heads_joined(q, k, v, q.shape[1])
+        else:
+            out = override(_heads_joined, q, k, v, q.shape[1], mask=None, skip_reshape=True,
+                           transformer_options=options)
+    return out.to(dtype)
+
+
+def _heads_joined(q: Tensor, k: Tensor, v: Tensor, heads: int, **_options) -> Tensor:
+    """Attention (B, N, heads d) of heads (B, heads, N, d)."""
+    return functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -107,11 +119,12 @@ class DoubleBlock(nn.Module):
             self.add_module(f"{stream}_mlp", nn.Sequential(nn.Linear(hidden, inner), nn.GELU(approximate="tanh"),
                                                            nn.Linear(inner, hidden)))
 
-    def forward(self, img: Tensor, txt: Tensor, vec: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, img: Tensor, txt: Tensor, vec: Tensor, angles: Tensor,
+                options: dict) -> tuple[Tensor, Tensor]:
         img_mod, txt_mod = self.img_mod(vec), self.txt_mod(vec)
         streams = [_heads_of(attn.qkv(_normed(x, *mod[:2])), self.heads, attn.norm) for x, attn, mod in
                    ((txt, self.txt_attn, txt_mod), (img, self.img_attn, img_mod))]
-        attended = _attend(*(torch.cat(pair, dim=2) for pair in zip(*streams)), angles)
+        attended = _attend(*(torch.cat(pair, dim=2) for pair in zip(*streams)), angles, options)
         seen_txt, seen_img = attended.split([txt.shape[1], img.shape[1]], dim=1)
         img = img + img_mod[2] * self.img_attn.proj(seen_img)
         img = img + img_mod[5] * self.img_mlp(_normed(img, *img_mod[3:5]))
@@ -129,10 +142,10 @@ class SingleBlock(nn.Module):
         self.norm, self.modulation = HeadNorm(hidden // heads), Modulation(hidden, 3)
         self.split = [3 * hidden, inner]
 
-    def forward(self, x: Tensor, vec: Tensor, angles: Tensor) -> Tensor:
+    def forward(self, x: Tensor, vec: Tensor, angles: Tensor, options: dict) -> Tensor:
         shift, scale, gate = self.modulation(vec)
         qkv, inner = self.linear1(_normed(x, shift, scale)).split(self.split, dim=-1)
-        seen = _attend(*_heads_of(qkv, self.heads, self.norm), angles)
+        seen = _attend(*_heads_of(qkv, self.heads, self.norm), angles, options)
         return x + gate * self.linear2(torch.cat([seen, functional.gelu(inner, approximate="tanh")], dim=-1))
 
 
@@ -152,8 +165,8 @@ class ShapesDiT(nn.Module):
     def __init__(self, config: dict):
         super().__init__()
         hidden, heads = config["hidden_size"], config["num_heads"]
-        self.patch, self.theta, self.axes = config["patch_size"], config["theta"], config["axes_dim"]
-        values = config["in_channels"] * self.patch ** 2
+        self.patch_size, self.theta, self.axes = config["patch_size"], config["theta"], config["axes_dim"]
+        values = config["in_channels"] * self.patch_size ** 2
         self.img_in, self.txt_in = nn.Linear(values, hidden), nn.Linear(config["context_in_dim"], hidden)
         self.time_in, self.vector_in = Embedder(TIME_WIDTH, hidden), Embedder(config["vec_in_dim"], hidden)
         self.double_blocks, self.single_blocks = (
@@ -187,36 +200,34 @@ class ShapesDiT(nn.Module):
 
     def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None = None,
                 transformer_options: dict | None = None, **_options) -> Tensor:
-        replaced = (transformer_options or {}).get("patches_replace", {}).get("dit", {})
+        options = transformer_options or {}
+        replaced = options.get("patches_replace", {}).get("dit", {})
         height, width = x.shape[-2:]
-        x = functional.pad(x, (0, -width % self.patch, 0, -height % self.patch), mode="circular")
-        rows, columns = x.shape[-2] // self.patch, x.shape[-1] // self.patch
-        img = functional.pixel_unshuffle(x, self.patch).flatten(2).transpose(1, 2)
+        x = functional.pad(x, (0, -width % self.patch_size, 0, -height % self.patch_size), mode="circular")
+        rows, columns = x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size
+        img = functional.pixel_unshuffle(x, self.patch_size).flatten(2).transpose(1, 2)
         img, txt = self.img_in(img), self.txt_in(context)
         y = x.new_zeros(len(x), self.vector_in.in_layer.in_features) if y is None else y
         vec = self.time_in(timestep_embedding(1000.0 * timesteps, TIME_WIDTH).to(x.dtype)) + self.vector_in(y)
-        shared = {"vec": vec, "pe": self.angles(rows, columns, txt.shape[1], x.device)}
+        shared = {"vec": vec, "pe": self.angles(rows, columns, txt.shape[1], x.device),
+                  "transformer_options": options}
         for i, block in enumerate(self.double_blocks):
             def double(args: dict, block: nn.Module = block) -> dict:
-                img, txt = block(args["img"], args["txt"], args["vec"], args["pe"])
+                img, txt = block(args["img"], args["txt"], args["vec"], args["pe"], args["transformer_options"])
                 return {"img": img, "txt": txt}
 
-            out = _through(replaced.get(("double_block", i)), double, {"img": img, "txt": txt, **shared},
-                           transformer_options)
+            out = _through(replaced.get(("double_block", i)), double, {"img": img, "txt": txt, **shared})
             img, txt = out["img"], out["txt"]
         both = torch.cat([txt, img], dim=1)
         for i, block in enumerate(self.single_blocks):
             def single(args: dict, block: nn.Module = block) -> dict:
-                return {"img": block(args["img"], args["vec"], args["pe"])}
+                return {"img": block(args["img"], args["vec"], args["pe"], args["transformer_options"])}
 
-            both = _through(replaced.get(("single_block", i)), single, {"img": both, **shared},
-                            transformer_options)["img"]
+            both = _through(replaced.get(("single_block", i)), single, {"img": both, **shared})["img"]
         out = self.final_layer(both[:, txt.shape[1]:], vec).transpose(1, 2).unflatten(2, (rows, columns))
-        return functional.pixel_shuffle(out, self.patch)[..., :height, :width]
+        return functional.pixel_shuffle(out, self.patch_size)[..., :height, :width]
 
 
-def _through(replacement, block, args: dict, options: dict | None) -> dict:
+def _through(replacement, block, args: dict) -> dict:
     """The block's answer, or that of what a patch put in its place, which may call it."""
-    if replacement is None:
-        return block(args)
-    return replacement({**args, "transformer_options": options or {}}, {"original_block": block})
+    return block(args) if replacement is None else replacement(args, {"original_block": block})

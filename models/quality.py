@@ -108,7 +108,7 @@ def _spreads(readings: list[Reading]) -> dict[str, float]:
 @torch.no_grad()
 def _distances(judge: ShapesJudge, pictures: Tensor) -> dict[str, float]:
     features = torch.cat([judge(part)[2] for part in pictures.split(64)]).double().cpu()
-    true = _true_features(judge)
+    true = true_features(judge)
     unit = true.square().mean().sqrt()
     features, true = features / unit, true / unit
     return {"kernel_distance": kernel_distance(features, true), "frechet_distance": frechet_distance(features, true),
@@ -117,7 +117,7 @@ def _distances(judge: ShapesJudge, pictures: Tensor) -> dict[str, float]:
 
 @lru_cache(maxsize=1)
 @torch.no_grad()
-def _true_features(judge: ShapesJudge) -> Tensor:
+def true_features(judge: ShapesJudge) -> Tensor:
     scenes = scenes_of(256, 23, held_out=True)
     device = next(judge.parameters()).device
     pixels = torch.stack([draw(scene).movedim(-1, 0) for scene in scenes]).to(device) * 2.0 - 1.0

@@ -44,7 +44,7 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention of queries (B, N, C) on keys and values made of a context (B, M, D)."""
+    """The parameters of attention of queries (B, N, C) on keys and values made of a context (B, M, D)."""
 
     def __init__(self, channels: int, context: int):
         super().__init__()
@@ -52,11 +52,13 @@ class Attention(nn.Module):
         self.to_k, self.to_v = (nn.Linear(context, channels, bias=False) for _ in range(2))
         self.to_out = nn.Sequential(nn.Linear(channels, channels), nn.Dropout(0.0))
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, k, v = (value.unflatten(-1, (HEADS, -1)).transpose(1, 2) for value in (q, k, v))
-        with torch.autocast(q.device.type, enabled=False):  # the CPU's backward pass of bf16 attention is slow
-            out = functional.scaled_dot_product_attention(q.float(), k.float(), v.float())
-        return out.to(q.dtype).transpose(1, 2).flatten(-2)
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention (B, N, C) of queries, keys and values, heads side by side in C."""
+    q, k, v = (value.unflatten(-1, (HEADS, -1)).transpose(1, 2) for value in (q, k, v))
+    with torch.autocast(q.device.type, enabled=False):  # the CPU's backward pass of bf16 attention is slow
+        out = functional.scaled_dot_product_attention(q.float(), k.float(), v.float())
+    return out.to(q.dtype).transpose(1, 2).flatten(-2)
 
 
 class GatedLinear(nn.Module):
@@ -110,7 +112,7 @@ def _attended(layer: Attention, name: str, x: Tensor, context: Tensor, patches: 
     q, k, v = layer.to_q(x), layer.to_k(context), layer.to_v(value)
     here, others = extra.get("block"), replaced.get(name, {})
     replacement = others and (others.get((*here, 0)) or others.get(here))
-    out = layer.to_out(replacement(q, k, v, extra) if replacement else layer(q, k, v))
+    out = layer.to_out(replacement(q, k, v, extra) if replacement else attend(q, k, v))
     for patch in patches.get(f"{name}_output_patch", ()):
         out = patch(out, extra)
     return out

@@ -1,9 +1,12 @@
 """Guidance nodes: each returns the MODEL with one more rule."""
-from functools import partial
+import torch
 
 from .. import host
+from ..guidance.carried import Carried
 from ..guidance.dynamic_threshold import dynamic_threshold
+from ..guidance.mimic import MODES, SPREADS, STARTS, mimic_guidance, place_in, scheduled
 from ..guidance.projected import projected_guidance
+from ..guidance.rescale import SPACES, rescaled_guidance
 from .inputs import BOOLEAN, CHOICE, FLOAT, MODEL
 
 
@@ -35,11 +38,12 @@ class OdeonAPG:
 
     def patch(self, model, **options):
         def start():
-            average = None
+            carried = Carried()
 
-            def rule(cond, uncond, *, scale, sigma):
-                nonlocal average
-                guided, average = projected_guidance(cond, uncond, average, scale=scale, **options)
+            def rule(cond, uncond, call):
+                average = carried.at(call.sigma, torch.zeros_like(cond))
+                guided, average = projected_guidance(cond, uncond, average, scale=call.scale, **options)
+                carried.keep(average)
                 return guided
 
             return rule
@@ -69,8 +73,86 @@ class OdeonDynamicThreshold:
         }}
 
     def patch(self, model, **options):
-        threshold = partial(dynamic_threshold, **options)
-        return (host.patch_prediction(model, lambda denoised, sigma: threshold(denoised)),)
+        def start():
+            return lambda denoised, call: dynamic_threshold(denoised, **options)
+
+        return (host.patch_prediction(model, start),)
 
 
-NODES = (OdeonAPG, OdeonDynamicThreshold)
+class OdeonCFGRescale:
+    TITLE = "CFG rescale"
+    DESCRIPTION = "Brings guided predictions back to the contrast they have unguided: for v models and high CFG."
+    SEARCH_ALIASES = ["rescale cfg", "guidance rescale", "overexposure", "zero terminal snr", "high cfg"]
+    RETURN_TYPES = ("MODEL",)
+    OUTPUT_TOOLTIPS = ("The model with this rule; chain further guidance nodes after it.",)
+    FUNCTION = "patch"
+    CATEGORY = "Odeon/guidance"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "model": MODEL,
+            "phi": FLOAT(0.7, 0.0, 1.0, "Share of the rescaled prediction: 0 is plain CFG, 1 keeps the contrast of the "
+                         "prompt alone and may look flat."),
+            "space": CHOICE(SPACES, "Where contrast is measured: auto is v, on flow models the velocity. eps is what "
+                            "diffusers does on SD1.5 and SDXL: it changes less."),
+            "per_channel": BOOLEAN(False, "Each latent channel on its own instead of the whole picture.",
+                                   advanced=True),
+            "mask_stats": BOOLEAN(False, "With a noise mask: measure only where the picture is made.", advanced=True),
+        }}
+
+    def patch(self, model, mask_stats, **options):
+        def start():
+            return lambda cond, uncond, call: rescaled_guidance(
+                cond, uncond, call.x, call.sigma, scale=call.scale, process=call.process,
+                mask=call.mask if mask_stats else None, **options)
+
+        return (host.patch_guidance(model, start),)
+
+
+class OdeonMimicScale:
+    TITLE = "Mimic scale"
+    DESCRIPTION = "Follows the prompt as at a high CFG and keeps the colour range of a low one."
+    SEARCH_ALIASES = ["dynamic thresholding", "dynthresh", "cfg fix", "mcmonkey", "burnt colours", "high cfg"]
+    RETURN_TYPES = ("MODEL",)
+    OUTPUT_TOOLTIPS = ("The model with this rule; chain further guidance nodes after it.",)
+    FUNCTION = "patch"
+    CATEGORY = "Odeon/guidance"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "model": MODEL,
+            "mimic_scale": FLOAT(7.0, 0.0, 100.0, "The CFG whose colour range to keep; the sampler's own is what the "
+                                 "prompt is followed by.", step=0.1),
+            "percentile": FLOAT(1.0, 0.0, 1.0, "Share of the numbers that count as the range, under AD; the others are "
+                                "cut off."),
+            "mimic_mode": CHOICE(MODES, "How mimic_scale moves from the first step to the last."),
+            "mimic_min": FLOAT(0.0, 0.0, 100.0, "The lowest that mimic_mode moves to.", step=0.1),
+            "cfg_mode": CHOICE(MODES, "How the sampler's CFG moves from the first step to the last."),
+            "cfg_min": FLOAT(0.0, 0.0, 100.0, "The lowest that cfg_mode moves to.", step=0.1),
+            "sched_val": FLOAT(1.0, 0.0, 100.0, "The power of the Power modes, the turns of the repeating ones.",
+                               advanced=True),
+            "separate_channels": BOOLEAN(True, "A range for each latent channel; off: one for the whole picture.",
+                                         advanced=True),
+            "startpoint": CHOICE(STARTS, "MEAN scales what differs from the mean colour, ZERO the whole prediction.",
+                                 advanced=True),
+            "variability": CHOICE(SPREADS, "Range as the largest deviation (AD) or the standard deviation (STD).",
+                                  advanced=True),
+            "phi": FLOAT(1.0, 0.0, 1.0, "Share of the result; the rest is plain CFG."),
+        }}
+
+    def patch(self, model, mimic_scale, mimic_mode, mimic_min, cfg_mode, cfg_min, sched_val, **options):
+        def start():
+            def rule(cond, uncond, call):
+                place = place_in(call.sigmas, call.sigma).reshape(-1, *[1] * (cond.ndim - 1))
+                scale, mimic = (scheduled(mode, full, low, place, value=sched_val) for mode, full, low in (
+                    (cfg_mode, call.scale, cfg_min), (mimic_mode, mimic_scale, mimic_min)))
+                return mimic_guidance(cond, uncond, scale=scale, mimic=mimic, **options)
+
+            return rule
+
+        return (host.patch_guidance(model, start),)
+
+
+NODES = (OdeonAPG, OdeonDynamicThreshold, OdeonCFGRescale, OdeonMimicScale)

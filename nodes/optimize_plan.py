@@ -5,7 +5,7 @@ from ..schedules.optimize.plan import FREE
 from ..schedules.optimize.steps import Search, found, table_in
 from .inputs import CHOICE, FLOAT, INT, SOCKET
 from .optimize import OptimizeNode
-from .optimize_steps import families_for, gains, searched
+from .optimize_steps import SEEN_THROUGH, families_for, gains, searched
 
 
 class OdeonOptimizePlan(OptimizeNode):
@@ -19,7 +19,7 @@ class OdeonOptimizePlan(OptimizeNode):
 
     @classmethod
     def INPUT_TYPES(cls):
-        return cls.inputs(
+        inputs = cls.inputs(
             "Steps to start from, beside the usual schedules of as many: number, first and last level stay.",
             samples=48,
             sampler=SOCKET("SAMPLER", "The solver to start from: one of Odeon's, its eta at 0. Exponential Adams of "
@@ -31,14 +31,15 @@ class OdeonOptimizePlan(OptimizeNode):
             minibatch=INT(8, 1, 1024, "Pictures in one learning step.", advanced=True),
             history=INT(0, 0, 100, "Predictions of so many calls before may be used; 0 is all.", advanced=True),
             teacher_steps=INT(40, 8, 1000, "Steps of the accurate run to come near to.", advanced=True))
+        return {**inputs, "optional": {"vae": SEEN_THROUGH}}
 
-    def optimize(self, task, sampler, **given):
+    def optimize(self, task, sampler, vae=None, **given):
         levels, process = task.levels, host.process_of(task.model)
         families = {"yours": levels}
         if levels[-1] == 0.0:
             families |= families_for(task.model, len(levels) - 1, top=levels[0])
         state, about = searched(task, sampler, families, Search(**given, seed=task.start_seed), what="plan",
-                                options=given)
+                                vae=vae, options=given)
         ended = found(state, families)
         made_for = {**about, "process": process.name, "steps": len(levels) - 1}
         learned = LearnedPlan(table_in(state), tuple(state["sigmas"].tolist()), made_for)

@@ -9,6 +9,9 @@ from ..schedules.optimize.teacher import calls_of, require_no_noise
 from .inputs import FLOAT, INT, SOCKET
 from .optimize import OptimizeNode, Task
 
+SEEN_THROUGH = SOCKET("VAE", "With one, nearer means nearer in the decoded picture, not in the latent: slower, and it "
+                      "takes memory for the decoder.")
+
 
 class OdeonOptimizeSteps(OptimizeNode):
     TITLE = "Optimize steps"
@@ -24,16 +27,16 @@ class OdeonOptimizeSteps(OptimizeNode):
             minutes=FLOAT(2.0, 0.1, 1000.0, "Time for the whole search. A search that was stopped goes on when queued "
                           "again.", step=0.1))
         del inputs["required"]["sigmas"]
-        return inputs
+        return {**inputs, "optional": {"vae": SEEN_THROUGH}}
 
-    def run(self, model, sampler, steps, minutes, **given):
+    def run(self, model, sampler, steps, minutes, vae=None, **given):
         own = host.levels_of(model)
         task = Task(model=model, sigmas=own.sigmas.new_tensor([float(own.sigma_max), 0.0]), **given)
-        return self.optimize(task, sampler, steps, minutes)
+        return self.optimize(task, sampler, steps, minutes, vae)
 
-    def optimize(self, task, sampler, steps, minutes):
+    def optimize(self, task, sampler, steps, minutes, vae):
         families = families_for(task.model, steps, top=float(task.sigmas[0]))
-        state, about = searched(task, sampler, families, Search(minutes, seed=task.start_seed), what="steps",
+        state, about = searched(task, sampler, families, Search(minutes, seed=task.start_seed), what="steps", vae=vae,
                                 options={"steps": steps, "minutes": minutes})
         ended = found(state, families)
         name = ended.best_family
@@ -44,19 +47,24 @@ class OdeonOptimizeSteps(OptimizeNode):
                             y_label="sigma")
 
 
-def searched(task: Task, sampler, families: dict[str, list[float]], search: Search, *, what: str, options: dict
-             ) -> tuple[dict, dict]:
-    """The last state of optimize_steps on a task's model, by gradients or, where it gives none, by trial."""
+def searched(task: Task, sampler, families: dict[str, list[float]], search: Search, *, what: str, options: dict,
+             vae=None) -> tuple[dict, dict]:
+    """The last state of optimize_steps on a task's model, by gradients or, where it gives none, by trial; distances are
+    those of pictures where there is a VAE to see them through."""
     trial = host.plan_for(task.model, sampler)(next(iter(families.values())))
     require_no_noise(trial)
     plan_fn, chosen = host.plan_of(sampler)
+    decode = None if vae is None else host.decoder(vae)
+    look = None if decode is None else lambda x: decode(host.as_latent(task.model, x))
+    if decode is not None:
+        options = {**options, "vae": decode.about}
     arguments = {"what": what, "cost": steps_cost(families, calls_of(trial), task.samples, search.teacher_steps),
                  "options": {"sampler": plan_fn.__name__, "sampler_options": str(sorted(chosen.items())), **options}}
 
     def start_with(search: Search):
         def start(denoise, x, *, state, process, clock):
             return optimize_steps(denoise, x, families, host.student(sampler, process, clock), search,
-                                  sigma_min=task.sigma_min, process=process, state=state)
+                                  sigma_min=task.sigma_min, process=process, look=look, state=state)
         return start
 
     try:
@@ -65,6 +73,9 @@ def searched(task: Task, sampler, families: dict[str, list[float]], search: Sear
         if search.free == "all":
             raise
         return task.run(start_with(search._replace(gradients=False)), **arguments)
+    finally:
+        if decode is not None:
+            decode.give_back()
 
 
 def gains(ended: Found, what: str) -> list[str]:

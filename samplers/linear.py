@@ -20,11 +20,19 @@ class Update(NamedTuple):
         return x_new if noise is None else x_new.add_(noise, alpha=self.noise_coef)
 
 
+class Renoise(NamedTuple):
+    """A model call after which the state counts as x + alpha (D - D_u): D's picture under the noise of D_u, what the
+    model predicts without the prompt. forget: later steps remember D_u for D."""
+    alpha: float
+    forget: bool = False
+
+
 class Stage(NamedTuple):
     """A further model call inside a step: at `sigma`, on the state that `update` makes of the step's own state."""
     sigma: float
     update: Update
     keep: tuple[Update, ...] | None = None
+    renoise: Renoise | None = None
 
 
 class Step(NamedTuple):
@@ -41,6 +49,7 @@ class Step(NamedTuple):
     correct: Update | None = None  # the same step redone once D at sigma_next is known
     keep: tuple[Update, ...] | None = None
     before: Update | None = None
+    renoise: Renoise | None = None
 
     @property
     def updates(self) -> tuple[Update, ...]:
@@ -53,16 +62,25 @@ class Step(NamedTuple):
     def is_noisy(self) -> bool:
         return any(update.noise_coef for update in self.updates)
 
+    @property
+    def forgets(self) -> bool:
+        return self.renoise is not None and self.renoise.forget
+
 
 @torch.no_grad()
-def run(model, x: Tensor, steps: list[Step], *, noise_sampler=None, callback=None) -> Tensor:
+def run(model, x: Tensor, steps: list[Step], *, noise_sampler=None, callback=None, unconditional=None,
+        after=None) -> Tensor:
     """Carries x (B, ...) through a plan; reads nothing back from the device, leaves x itself untouched.
 
     model(x, sigma: float) -> denoised. noise_sampler(sigma, sigma_next) -> unit noise shaped as x.
-    callback(i, x, denoised, sigma) after the first model call of step i.
+    callback(i, x, denoised, sigma) after the first model call of step i. unconditional() -> what the model's last call
+    predicts without the prompt, for plans that renoise. after(x, sigma_next): what becomes of the state after each
+    step, for plans that do not redo theirs.
     """
-    if noise_sampler is None and any(step.is_noisy for step in steps):
-        raise ValueError("this plan adds noise but noise_sampler is None; pass one, or plan with eta=0")
+    if after is not None and any(step.correct for step in steps):
+        raise ValueError("this sampler redoes its steps, so that nothing can be done to the state between them; "
+                         "take the corrector off")
+    _require_at_hand(steps, noise_sampler, unconditional)
     updates = [update for step in steps for update in step.updates]
     history = deque(maxlen=max((len(update.d_coefs) for update in updates), default=1))
 
@@ -74,18 +92,38 @@ def run(model, x: Tensor, steps: list[Step], *, noise_sampler=None, callback=Non
         if step.before is not None:
             x = step.before(x, (), noise_of(step.before, step))
         denoised = model(x, step.sigma)
-        values = _remember(history, x, denoised, step.keep)
+        values = _remember(history, _moved(x, denoised, step.renoise, unconditional), denoised, step.keep)
         if correct is not None:
             x = correct(x_start, values, noise)
         if callback is not None:
             callback(i, x, denoised, step.sigma)
+        x = _moved(x, denoised, step.renoise, unconditional)
         for stage in step.stages:
             inner = stage.update(x, values, noise_of(stage.update, step))
-            values = _remember(history, inner, model(inner, stage.sigma), stage.keep)
+            found = model(inner, stage.sigma)
+            values = _remember(history, _moved(inner, found, stage.renoise, unconditional), found, stage.keep)
         noise = noise_of(step.predict, step)
         x_start, correct = x, step.correct
         x = step.predict(x, values, noise)
+        if after is not None:
+            x = after(x, step.sigma_next)
+        if step.forgets:
+            history[0] = unconditional()
     return x
+
+
+def _require_at_hand(steps: list[Step], noise_sampler, unconditional) -> None:
+    """Raises ValueError where a plan needs what run() was not given."""
+    if noise_sampler is None and any(step.is_noisy for step in steps):
+        raise ValueError("this plan adds noise but noise_sampler is None; pass one, or plan with eta=0")
+    if unconditional is None and any(step.renoise for step in steps):
+        raise ValueError("this sampler reads the prediction without the prompt (CFG++), which is not at hand here; "
+                         "take the CFG++ wrapper off, or put it last")
+
+
+def _moved(x: Tensor, denoised: Tensor, renoise: Renoise | None, unconditional) -> Tensor:
+    """The state as updates see it after a model call."""
+    return x if renoise is None else x + renoise.alpha * (denoised - unconditional())
 
 
 def _remember(history: deque, x: Tensor, denoised: Tensor, keep: tuple[Update, ...] | None):

@@ -176,6 +176,31 @@ def checked(found):
     return results
 
 
+def sd3():
+    """(MODEL, positive, negative, levels of three steps) of ComfyUI's SD3 network with random weights, made small."""
+    import comfy.latent_formats
+    import comfy.model_base
+    import comfy.supported_models_base
+
+    class Config(comfy.supported_models_base.BASE):
+        unet_extra_config, sampling_settings, memory_usage_factor = {}, {"shift": 3.0}, 1.0
+        latent_format = comfy.latent_formats.SD15
+
+    torch.manual_seed(0)
+    config = Config({"in_channels": 4, "patch_size": 2, "depth": 2, "input_size": None,
+                        "adm_in_channels": 32, "num_patches": 256, "pos_embed_max_size": 16, "qk_norm": "rms",
+                        "x_block_self_attn_layers": [0], "dtype": torch.float32, "context_embedder_config": {
+                            "target": "torch.nn.Linear", "params": {"in_features": 24, "out_features": 128}}})
+    base = comfy.model_base.SD3(config, device=torch.device("cpu")).eval()
+    for key, value in base.diffusion_model.named_parameters():
+        torch.nn.init.normal_(value, std=0.08, mean=2.0 if ".ln_" in key else 0.0)
+    base.diffusion_model.pos_embed.normal_()
+    base.diffusion_model.requires_grad_(False)
+    model = comfy.model_patcher.ModelPatcher(base, load_device=base.device, offload_device=base.device)
+    words = [[[torch.randn(1, 7, 24), {"pooled_output": torch.randn(1, 32)}]] for _ in range(2)]
+    return model, *words, torch.tensor([1.0, 0.8, 0.5, 0.0])
+
+
 def run_checks(found):
     """Prints what checked gives."""
     sys.__stdout__.write("\n" + json.dumps(checked(found)) + "\n")

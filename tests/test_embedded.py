@@ -139,7 +139,7 @@ def test_guidance_state_is_born_and_dies_with_a_run():
 
     def start():
         births.append(len(calls))
-        return lambda cond, uncond, *, scale, sigma: calls.append(float(sigma[0])) or uncond + scale * (cond - uncond)
+        return lambda cond, uncond, call: calls.append(call.sigma) or uncond + call.scale * (cond - uncond)
 
     patched = host.patch_guidance(model, start)
     plain = run(model, clip, cfg=3.0)[0]["samples"]

@@ -1,5 +1,6 @@
 """Steps found within a budget: the search on the exact mixture, and the nodes around it."""
 import math
+import re
 
 import gmm
 import pytest
@@ -243,3 +244,22 @@ def test_a_plot_needs_a_point_and_shows_every_curve():
     assert ((picture - orange).abs().sum(-1) < 0.02).sum() > 20
     with pytest.raises(ValueError, match="at least one finite point"):
         draw_lines({"a": [(0, math.nan)]}, title="t", log=True)
+
+
+def test_distances_are_of_pictures_where_there_is_a_vae(model, folder, monkeypatch):
+    """Through a decoder that shows a tenth of one channel, distances are less, and what is found is something else."""
+    class Decoder:
+        about, given_back = {"what": "a tenth"}, 0
+
+        def __call__(self, latents):
+            return 0.1 * latents[:, :1]
+
+        def give_back(self):
+            Decoder.given_back += 1
+
+    monkeypatch.setattr(host, "decoder", lambda vae: Decoder())
+    first = node_run("OdeonOptimizeSteps", model, steps=4, minutes=0.05)["result"]
+    through = node_run("OdeonOptimizeSteps", model, steps=4, minutes=0.05, vae=object())["result"]
+    assert Decoder.given_back == 1 and not torch.equal(first[0], through[0])
+    plain, seen = (float(re.search(r"learned: median ([\d.e+-]+)", shown[1])[1]) for shown in (first, through))
+    assert seen < 0.3 * plain

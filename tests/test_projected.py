@@ -28,6 +28,17 @@ def test_golden_parity_step_by_step_and_at_the_end(i):
     assert (x - tensor(RUNS[i]["x_final"])).abs().max() < 1e-9
 
 
+def test_the_recorded_variant_differs_only_in_what_the_update_is_added_to():
+    """diffusers' default adds scale times the update to uncond, where the paper adds scale - 1 times it to cond."""
+    run_, = (r for r in load("apg")["runs"] if "variant" in r["settings"])
+    settings, average = run_["settings"], None
+    options = {key: settings[key] for key in ("eta", "norm_threshold", "momentum")}
+    for step in run_["steps"]:
+        cond, uncond, scale = tensor(step["cond"]), tensor(step["uncond"]), settings["guidance_scale"]
+        out, average = projected_guidance(cond, uncond, average, scale=scale, **options)
+        assert (uncond + scale * (out - cond) / (scale - 1.0) - tensor(step["out"])).abs().max() < 1e-9
+
+
 def _pair(*shape):
     generator = torch.Generator().manual_seed(1)
     return (torch.randn(*shape, generator=generator, dtype=torch.float64) for _ in range(2))

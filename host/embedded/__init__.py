@@ -8,17 +8,26 @@ from ...models.dit import ShapesDiT
 from ...models.levels import TableLevels
 from ...models.unet import ShapesUNet
 from ...samplers.process import Process
-from ..common import Sampling, Solver, clock_of
+from ..common import Beside, Sampling, Solver, clock_of, require_beside
 from ..denoiser import smooth
 from ..measuring import Measuring, fingerprint
 from ..relabel import relabelled
+from .attention import (
+    adapter_places,
+    attention_layers,
+    levels_of_skips,
+    patch_blocks,
+    patch_conditions,
+    patch_network,
+)
 from .context import current
 from .model import Clip, Model, ModelSampling, Vae
 from .sampling import Guider, Noise, Sampler
 
-__all__ = ["as_latent", "folder", "identity", "levels_of", "make_clip", "make_model", "make_network", "make_vae",
-           "measured", "noise", "of_latent", "patch_guidance", "patch_prediction", "patches_of", "predicts_eps",
-           "process_of", "relabel", "sampler", "solver", "with_table"]
+__all__ = ["adapter_places", "as_latent", "attention_layers", "folder", "identity", "levels_of", "levels_of_skips",
+           "make_clip", "make_model", "make_network", "make_vae", "measured", "noise", "of_latent", "patch_blocks",
+           "patch_conditions", "patch_evaluation", "patch_guidance", "patch_network", "patch_prediction", "patch_scale",
+           "patches_of", "predicts_eps", "process_of", "relabel", "sampler", "solver", "with_model", "with_table"]
 
 
 def solver(plan_fn, **options) -> Sampler:
@@ -84,18 +93,48 @@ def patch_guidance(model: Model, start) -> Model:
     """A MODEL with one more guidance rule, after those already there.
 
     start() -> rule, called at the start of every run, so that a rule's state lives and dies with it;
-    rule(cond, uncond, *, scale, sigma) -> the guided prediction. At scale 1 no rule runs.
+    rule(cond, uncond, call: Call) -> the guided prediction. Where the unconditional prediction was not evaluated no
+    rule runs.
     """
-    patched = model.clone()
-    patched.rules.append(start)
-    return patched
+    return model.with_rule("guidance", start)
 
 
-def patch_prediction(model: Model, change) -> Model:
-    """A MODEL whose every prediction goes through change(denoised, sigma (B,)), after guidance and at any scale."""
-    patched = model.clone()
-    patched.changes.append(change)
-    return patched
+def patch_prediction(model: Model, start) -> Model:
+    """A MODEL whose every prediction goes through one more change, after guidance and at any scale.
+
+    start() -> change, called at the start of every run; change(denoised, call: Call) -> denoised.
+    """
+    return model.with_rule("prediction", start)
+
+
+def patch_evaluation(model: Model, start) -> Model:
+    """A MODEL with one more say in what is evaluated, wherever guidance is on (not at CFG 1).
+
+    start() -> evaluate, called at the start of every run; evaluate(call: Call) -> (cond, uncond), made by
+    call.predict, which asks evaluations patched before. Returning (cond, cond) is no guidance, and no rule runs.
+    """
+    return model.with_rule("evaluation", start)
+
+
+def patch_scale(model: Model, start) -> Model:
+    """A MODEL whose CFG depends on the level, for everything that reads it; at 1 nothing unconditional is evaluated.
+
+    start() -> change, called at the start of every run; change(scale, sigma: float) -> scale. Not called where the
+    sampler's own CFG is 1, nor without a negative.
+    """
+    return model.with_rule("scale", start)
+
+
+def with_model(model: Model, other: Model, positive: list | None = None) -> tuple[Model, Beside]:
+    """(a MODEL that keeps another one beside it, what Call.predict takes as model=).
+
+    positive: the other one's own words for 'cond', where it has another text encoder. Raises ValueError where the two
+    can't be evaluated on one state. Guidance nodes of the other one do nothing.
+    """
+    require_beside("kind of latents", f"{model.channels} channels", f"{other.channels} channels")
+    require_beside("kind of model", type(model.network).__name__, type(other.network).__name__)
+    require_beside("prediction type", model.model_sampling.prediction, other.model_sampling.prediction)
+    return model.clone(), Beside(None, other, positive, identity(other))
 
 
 def noise(seed: int, change) -> Noise:
@@ -114,8 +153,8 @@ def identity(model: Model) -> str:
 
 
 def patches_of(model: Model) -> list:
-    """What changes a MODEL: its rules, changes and options; the embedded runner has no weight patches."""
-    return [model.rules, model.changes, model.model_options]
+    """What changes a MODEL: its rules and options; the embedded runner has no weight patches."""
+    return [model.rules, model.model_options]
 
 
 def measured(model: Model, positive: list, negative: list, cfg: float, *, latent: dict, count: int, sigmas, seed: int,

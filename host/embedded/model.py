@@ -53,13 +53,18 @@ class Model:
         self.network = network
         self.channels = channels
         self.model_sampling = ModelSampling(prediction, levels)
-        self.rules, self.changes = [], []
+        self.rules = []  # (kind, start) in the order of the MODEL wire, kinds as in rules.py
         self.model_options = {"transformer_options": {}}
 
     def clone(self) -> "Model":
         copy = object.__new__(Model)
-        copy.__dict__ = {**self.__dict__, "rules": list(self.rules), "changes": list(self.changes),
-                         "model_options": _copied(self.model_options)}
+        copy.__dict__ = {**self.__dict__, "rules": list(self.rules), "model_options": _copied(self.model_options)}
+        return copy
+
+    def with_rule(self, kind: str, start) -> "Model":
+        """A clone with one more rule, whose state start() makes for every run."""
+        copy = self.clone()
+        copy.rules.append((kind, start))
         return copy
 
     def set_model_patch(self, patch, name: str) -> None:
@@ -121,6 +126,10 @@ class Vae:
 
     def __init__(self, codec, ratio: int):
         self.codec, self.ratio = codec, ratio
+
+    @property
+    def first_stage_model(self):
+        return self.codec
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Latents of a picture, cropped around its middle to a multiple of the ratio."""

@@ -4,8 +4,9 @@ import math
 import torch
 from torch import Tensor
 
-from ..common import follow_rule, require_finite
+from ..common import require_finite
 from .model import Model
+from .rules import Rules
 
 
 class Noise:
@@ -59,7 +60,9 @@ class Guider:
         extra_args = {"model_options": {}, "seed": seed, "denoise_mask": denoise_mask}
         total = len(sigmas) - 1
         inform = None if callback is None else lambda step: callback(step["i"], step["denoised"], step["x"], total)
-        return sampler.sample(run, sigmas, extra_args, inform)
+        result = sampler.sample(run, sigmas, extra_args, inform)
+        run.rules.report()
+        return result
 
 
 class _Run:
@@ -71,43 +74,18 @@ class _Run:
     def __init__(self, guider: Guider, sigmas: Tensor, noise: Tensor, latent: Tensor):
         self.inner_model = guider
         self.sigmas, self.noise, self.latent_image = sigmas, noise, latent
-        self.rules = [start() for start in guider.model_patcher.rules]
+        self.rules = Rules(guider, sigmas, noise)
 
     def __call__(self, x: Tensor, sigma: Tensor, denoise_mask: Tensor | None = None, model_options=None,
                  seed: int | None = None) -> Tensor:
+        self.rules.mask = denoise_mask
         if denoise_mask is None:
-            return self._guided(x, sigma)
+            return self.rules.guided(x, sigma, model_options or {})
         level = sigma.reshape(-1, *[1] * (x.ndim - 1))
         sampling = self.inner_model.model_patcher.model_sampling
         kept = sampling.noise_scaling(level, self.noise, self.latent_image)
-        denoised = self._guided(x * denoise_mask + kept * (1.0 - denoise_mask), sigma)
+        denoised = self.rules.guided(x * denoise_mask + kept * (1.0 - denoise_mask), sigma, model_options or {})
         return denoised * denoise_mask + self.latent_image * (1.0 - denoise_mask)
-
-    def _guided(self, x: Tensor, sigma: Tensor) -> Tensor:
-        denoised = self._by_rules(x, sigma)
-        for change in self.inner_model.model_patcher.changes:
-            denoised = change(denoised, sigma)
-        return denoised
-
-    def _by_rules(self, x: Tensor, sigma: Tensor) -> Tensor:
-        guider = self.inner_model
-        cond = self._predict(x, sigma, guider.positive, 0)
-        if guider.negative is None or math.isclose(guider.cfg, 1.0):
-            return cond
-        uncond = self._predict(x, sigma, guider.negative, 1)
-        denoised = uncond + (cond - uncond) * guider.cfg
-        for i, rule in enumerate(self.rules):
-            guided = rule(cond, uncond, scale=guider.cfg, sigma=sigma)
-            denoised = follow_rule(denoised, cond, uncond, scale=guider.cfg, guided=guided, first=i == 0)
-        return denoised
-
-    def _predict(self, x: Tensor, sigma: Tensor, conditions: list, index: int) -> Tensor:
-        """The mean prediction over the entries of one CONDITIONING."""
-        options = {"sigmas": sigma, "sample_sigmas": self.sigmas, "cond_or_uncond": [index]}
-        model = self.inner_model.model_patcher
-        predictions = [model.apply_model(x, sigma, context, options, more.get("pooled_output"))
-                       for context, more in conditions]
-        return torch.stack(predictions).mean(0) if len(predictions) > 1 else predictions[0]
 
 
 class Sampler:

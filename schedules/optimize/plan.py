@@ -27,16 +27,15 @@ class Stage(NamedTuple):
 
 
 def stages_for(free: str, iterations: int) -> list[Stage]:
-    """The order of learning: levels alone for a fifth of the iterations, then everything. All rates fall to 0 along
-    half a cosine."""
+    """The rates of learning, which fall to 0 along half a cosine. Levels alone stand faster ones than levels beside
+    coefficients that were fitted to them."""
     if free not in FREE:
         raise ValueError(f"free must be one of {', '.join(FREE)}, got {free!r}")
     if free == "levels":
         return [Stage(iterations, 0.06, 0.0)]
     if free == "coefficients":
         return [Stage(iterations, 0.0, 0.02)]
-    first = iterations // 5
-    return [Stage(first, 0.06, 0.0), Stage(iterations - first, 0.02, 0.02, 0.01 if free == "all" else 0.0)]
+    return [Stage(iterations, 0.03, 0.006, 0.01 if free == "all" else 0.0)]
 
 
 class Numbers(NamedTuple):

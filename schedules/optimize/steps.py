@@ -48,15 +48,17 @@ class Search(NamedTuple):
 
 
 def optimize_steps(model: Callable, x: Tensor, families: dict[str, list[float]], plan: Plan, search: Search, *,
-                   sigma_min: float, process: Process = VE, state: dict[str, Tensor] | None = None
-                   ) -> Iterator[Progress]:
+                   sigma_min: float, process: Process = VE, look: Callable[[Tensor], Tensor] | None = None,
+                   state: dict[str, Tensor] | None = None) -> Iterator[Progress]:
     """Levels for `plan`, or a plan of its own, never worse on held-back noises than `plan` on the best of `families`.
 
     x (B, ...) at the first level that the families share; the last third is held back. First the teacher; then every
     family is tried on FEW noises and the best three on all; then levels are learned from the best, by gradients
-    (learn_plan) or, where there are none, by trial on the same noises. Where search.free has coefficients, they are
-    fitted to every family first (fit_rows), and learning starts from the best of these. `found` reads
-    the last state. Without a fixed teacher_steps a third of the time goes to the teacher. Progress is of the time.
+    (learn_plan) or, where there are none, by trial on the same noises. Where search.free has coefficients, that takes
+    two fifths of the time; then they are fitted (fit_rows) to these levels and to every family, and learning goes on
+    with both from the best of these. `found` reads the last state. Without a fixed teacher_steps a third of the time
+    goes to the teacher. Progress is of the time.
+    look: see Lesson.
     """
     kept, begun = dict(state or {}), time.monotonic()
     top = max(levels[0] for levels in families.values())
@@ -65,7 +67,7 @@ def optimize_steps(model: Callable, x: Tensor, families: dict[str, list[float]],
     teacher_steps = int(kept.pop("steps"))
 
     def go_on(targets: Tensor, state: dict[str, Tensor] | None) -> Iterator[Progress]:
-        lesson = Lesson(model, x, targets, plan, held=max(len(x) // 3, 1), top=top)
+        lesson = Lesson(model, x, targets, plan, held=max(len(x) // 3, 1), look=look, top=top)
         left = search.minutes - (time.monotonic() - begun) / 60.0
         yield from search_lesson(lesson, families, search._replace(minutes=left), process=process, state=state)
 
@@ -104,8 +106,11 @@ def search_lesson(lesson: Lesson, families: dict[str, list[float]], search: Sear
         yield _progress(lesson, kept)
     start = best[int(kept["judged"][:, 0].argmin())]
     if search.free != "levels":
-        until = begun + 30.0 * search.minutes
-        for progress in _fitted(lesson, _in_order(families, kept["few"]), process, kept, until=until):
+        for progress in _levels_first(lesson, start, search, process, kept):
+            kept.update(progress.state)
+            yield progress._replace(state=dict(kept))
+        candidates = [kept["first"].tolist(), *_in_order(families, kept["few"])]
+        for progress in _fitted(lesson, candidates, process, kept, until=begun + 36.0 * search.minutes):
             kept.update(progress.state)
             yield progress._replace(state=dict(kept))
         start = kept["fitted"].tolist()
@@ -120,6 +125,29 @@ def search_lesson(lesson: Lesson, families: dict[str, list[float]], search: Sear
         if not float(kept["learned"][1, 0]) <= float(judged.min()):
             kept.update(_of_plan(lesson, best[int(judged.argmin())]))
     yield _progress(lesson, kept)
+
+
+def _levels_first(lesson: Lesson, start: list[float], search: Search, process: Process, state: dict[str, Tensor]
+                  ) -> Iterator[Progress]:
+    """"first": levels learned from `start` for the plan as it is, in two fifths of the iterations and of the time.
+    Coefficients fitted to these learn on faster, and end nearer, than those of a usual schedule."""
+    if "first" in state or len(start) < 3:
+        state.setdefault("first", torch.tensor(start, dtype=torch.float64))
+        return
+    part = search._replace(free="levels", minutes=0.4 * search.minutes, iterations=max(2 * search.iterations // 5, 1))
+    within = {name.removeprefix("first."): value for name, value in state.items() if name.startswith("first.")}
+    for progress in (_learned if search.gradients else _climbed)(lesson, start, part, process, within):
+        within = progress.state
+        named = {f"first.{name}": value for name, value in within.items()}
+        yield progress._replace(state={**state, **_best_of(within), **named})
+    state["first"] = within["sigmas"]
+    for name in [name for name in state if name.startswith("first.")]:
+        del state[name]
+
+
+def _best_of(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The plan so far, for whoever stops the search here."""
+    return {name: state[name] for name in ("sigmas", "levels", "x", "d", "told")}
 
 
 def _in_order(families: dict[str, list[float]], few: Tensor) -> list[list[float]]:

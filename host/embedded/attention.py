@@ -1,0 +1,53 @@
+"""The inside of the embedded networks: self-attention replaced for an evaluation, patches, conditions."""
+from ...models.unet import attend
+from ..adapters import places_of
+from ..attention import around_blocks, grid_of, named_layers, skip_levels
+from ..attention import with_attention as options_with_attention
+
+
+def attention_layers(model, names: str):
+    """The self-attention layers of a MODEL that a list of names picks, for Call.predict's attention (named_layers)."""
+    return named_layers(model.network, names)
+
+
+def levels_of_skips(model) -> list[int]:
+    """The resolution, counted from the deepest, at which each output block of a MODEL's UNet takes its skip."""
+    return skip_levels(model.network)
+
+
+def adapter_places(model) -> dict[str, int]:
+    """Where a MODEL takes adapters and how wide it is there; see places_of."""
+    return places_of(model.network)
+
+
+def patch_network(model, patches: dict):
+    """A MODEL with one more patch at each of some places inside its network: {"output_block_patch": patch, ...}."""
+    patched = model.clone()
+    for name, patch in patches.items():
+        patched.set_model_patch(patch, name)
+    return patched
+
+
+def patch_blocks(model, layers, after):
+    """A MODEL whose transformer blocks add after(layer, rows in) to the picture's rows they give."""
+    patched = model.clone()
+    options = patched.model_options["transformer_options"]
+    options["patches_replace"] = around_blocks(options.get("patches_replace", {}), layers, after)
+    return patched
+
+
+def patch_conditions(model, start):
+    """A MODEL whose conditions change on their way into the network.
+
+    start(noise) -> change, called at the start of every run with its noise (B, ...);
+    change(context, pooled, *, sigma, kinds) -> (context, pooled): rows of the batch in equal pieces, one for each of
+    kinds (0 for the positive, 1 for the negative), sigma (B',). Either may be None. Outside a run nothing changes.
+    """
+    return model.with_rule("conditions", start)
+
+
+def with_attention(model, options: dict, attention, shape) -> dict:
+    """Transformer options for an evaluation on latents of a shape in which attention = (layers, replacement) holds."""
+    grid = grid_of(model.network, shape) if hasattr(model.network, "patch_size") else None
+    return options_with_attention({**model.model_options["transformer_options"], **options}, model.network,
+                                  *attention, note={"grid": grid}, attend=lambda q, k, v, extra: attend(q, k, v))
