@@ -10,6 +10,7 @@ import sys
 from ..measure.kept import read_tensors, write_tensors
 from ..samplers.process import FLOW
 from .adapters import Worn
+from .attention import patch_blocks, patch_network
 from .common import Call, OfModel, clock_of, planned
 from .denoiser import NoGradients
 from .gradients import Decoder
@@ -28,8 +29,8 @@ make_clip, make_model, make_network, make_vae = _host.make_clip, _host.make_mode
 noise, patch_guidance, patch_prediction = _host.noise, _host.patch_guidance, _host.patch_prediction
 patch_evaluation, patch_scale, with_model = _host.patch_evaluation, _host.patch_scale, _host.with_model
 patches_of, sampler, solver = _host.patches_of, _host.sampler, _host.solver
-attention_layers, levels_of_skips, patch_blocks = _host.attention_layers, _host.levels_of_skips, _host.patch_blocks
-patch_conditions, patch_network = _host.patch_conditions, _host.patch_network
+attention_layers, levels_of_skips = _host.attention_layers, _host.levels_of_skips
+patch_conditions = _host.patch_conditions
 adapter_places = _host.adapter_places
 
 __all__ = ["SCHEDULES", "Call", "NoGradients", "OfModel", "adapted", "adapter_places", "after_steps", "as_latent",

@@ -196,3 +196,19 @@ def skip_levels(network) -> list[int]:
         levels.append(level)
         level += any(type(part).__name__ == "Upsample" for part in block)
     return levels
+
+
+def patch_network(model, patches: dict):
+    """A MODEL with one more patch at each of some places inside its network: {"output_block_patch": patch, ...}."""
+    patched = model.clone()
+    for name, patch in patches.items():
+        patched.set_model_patch(patch, name)
+    return patched
+
+
+def patch_blocks(model, layers, after):
+    """A MODEL whose transformer blocks add after(layer, rows in) to the picture's rows they give."""
+    patched = model.clone()
+    options = patched.model_options["transformer_options"]
+    options["patches_replace"] = around_blocks(options.get("patches_replace", {}), layers, after)
+    return patched

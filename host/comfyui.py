@@ -18,9 +18,7 @@ from .comfyui_attention import (
     adapter_places,
     attention_layers,
     levels_of_skips,
-    patch_blocks,
     patch_conditions,
-    patch_network,
 )
 from .comfyui_guidance import patch_evaluation, patch_guidance, patch_prediction, patch_scale, with_model
 from .comfyui_levels import as_latent, levels_of, of_latent, predicts_eps, relabel, with_table
@@ -29,8 +27,8 @@ from .denoiser import smooth
 from .measuring import Measuring, fingerprint
 
 __all__ = ["adapter_places", "as_latent", "attention_layers", "folder", "identity", "levels_of", "levels_of_skips",
-           "make_clip", "make_model", "make_network", "make_vae", "measured", "noise", "of_latent", "patch_blocks",
-           "patch_conditions", "patch_evaluation", "patch_guidance", "patch_network", "patch_prediction", "patch_scale",
+           "make_clip", "make_model", "make_network", "make_vae", "measured", "noise", "of_latent",
+           "patch_conditions", "patch_evaluation", "patch_guidance", "patch_prediction", "patch_scale",
            "patches_of", "predicts_eps", "process_of", "relabel", "sampler", "solver", "with_model", "with_table"]
 
 

@@ -3,7 +3,7 @@ import comfy.patcher_extension
 from comfy.ldm.modules.attention import optimized_attention
 
 from .adapters import places_of
-from .attention import around_blocks, grid_of, named_layers, skip_levels
+from .attention import grid_of, named_layers, skip_levels
 from .attention import with_attention as options_with_attention
 
 _CONDITIONS = "odeon_conditions"  # a run's own changes of conditions in its transformer_options
@@ -27,22 +27,6 @@ def _network(model):
 def adapter_places(model) -> dict[str, int]:
     """Where a MODEL takes adapters and how wide it is there; see places_of."""
     return places_of(_network(model))
-
-
-def patch_network(model, patches: dict):
-    """A MODEL with one more patch at each of some places inside its network: {"output_block_patch": patch, ...}."""
-    patched = model.clone()
-    for name, patch in patches.items():
-        patched.set_model_patch(patch, name)
-    return patched
-
-
-def patch_blocks(model, layers, after):
-    """A MODEL whose transformer blocks add after(layer, rows in) to the picture's rows they give."""
-    patched = model.clone()
-    options = patched.model_options["transformer_options"]
-    options["patches_replace"] = around_blocks(options.get("patches_replace", {}), layers, after)
-    return patched
 
 
 def patch_conditions(model, start):

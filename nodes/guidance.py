@@ -10,14 +10,18 @@ from ..guidance.rescale import SPACES, rescaled_guidance
 from .inputs import BOOLEAN, CHOICE, FLOAT, MODEL
 
 
-class OdeonAPG:
-    TITLE = "Adaptive projected guidance"
-    DESCRIPTION = "Keeps colours from burning at high CFG by damping the part of guidance that only adds contrast."
-    SEARCH_ALIASES = ["apg", "oversaturation", "burnt colours", "high cfg", "sadat", "projected guidance"]
+class GuidanceNode:
+    """A node that returns the MODEL with one more rule: patch(model, ...)."""
     RETURN_TYPES = ("MODEL",)
     OUTPUT_TOOLTIPS = ("The model with this rule; chain further guidance nodes after it.",)
     FUNCTION = "patch"
     CATEGORY = "Odeon/guidance"
+
+
+class OdeonAPG(GuidanceNode):
+    TITLE = "Adaptive projected guidance"
+    DESCRIPTION = "Keeps colours from burning at high CFG by damping the part of guidance that only adds contrast."
+    SEARCH_ALIASES = ["apg", "oversaturation", "burnt colours", "high cfg", "sadat", "projected guidance"]
     RULE = staticmethod(projected_guidance)
 
     @classmethod
@@ -51,14 +55,11 @@ class OdeonAPG:
         return (host.patch_guidance(model, start),)
 
 
-class OdeonDynamicThreshold:
+class OdeonDynamicThreshold(GuidanceNode):
     TITLE = "Dynamic thresholding"
     DESCRIPTION = "Pulls predictions back into the range of pictures, each as a whole: for pixel models at high CFG."
     SEARCH_ALIASES = ["imagen", "thresholding", "clip denoised", "oversaturation", "high cfg", "saharia"]
-    RETURN_TYPES = ("MODEL",)
     OUTPUT_TOOLTIPS = ("The model with thresholded predictions, at any CFG.",)
-    FUNCTION = "patch"
-    CATEGORY = "Odeon/guidance"
     RULE = staticmethod(dynamic_threshold)
 
     @classmethod
@@ -79,14 +80,10 @@ class OdeonDynamicThreshold:
         return (host.patch_prediction(model, start),)
 
 
-class OdeonCFGRescale:
+class OdeonCFGRescale(GuidanceNode):
     TITLE = "CFG rescale"
     DESCRIPTION = "Brings guided predictions back to the contrast they have unguided: for v models and high CFG."
     SEARCH_ALIASES = ["rescale cfg", "guidance rescale", "overexposure", "zero terminal snr", "high cfg"]
-    RETURN_TYPES = ("MODEL",)
-    OUTPUT_TOOLTIPS = ("The model with this rule; chain further guidance nodes after it.",)
-    FUNCTION = "patch"
-    CATEGORY = "Odeon/guidance"
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -110,14 +107,10 @@ class OdeonCFGRescale:
         return (host.patch_guidance(model, start),)
 
 
-class OdeonMimicScale:
+class OdeonMimicScale(GuidanceNode):
     TITLE = "Mimic scale"
     DESCRIPTION = "Follows the prompt as at a high CFG and keeps the colour range of a low one."
     SEARCH_ALIASES = ["dynamic thresholding", "dynthresh", "cfg fix", "mcmonkey", "burnt colours", "high cfg"]
-    RETURN_TYPES = ("MODEL",)
-    OUTPUT_TOOLTIPS = ("The model with this rule; chain further guidance nodes after it.",)
-    FUNCTION = "patch"
-    CATEGORY = "Odeon/guidance"
 
     @classmethod
     def INPUT_TYPES(cls):

@@ -6,6 +6,7 @@ from ..guidance.agd import BESIDE, Adapters, distill, trajectories
 from ..measure.kept import VERSION, read_tensors, write_tensors
 from ..measure.plot import draw_lines
 from .files import file_of, names_of
+from .guidance import GuidanceNode
 from .inputs import CHOICE, FLOAT, INT, MODEL, SOCKET
 from .schedules_files import NAME_TIP
 
@@ -121,14 +122,11 @@ class OdeonAGDTrain:
         return {"ui": {"text": [text]}, "result": ({"weights": weights, "about": made}, text, plot)}
 
 
-class OdeonAGDApply:
+class OdeonAGDApply(GuidanceNode):
     TITLE = "AGD: apply"
     DESCRIPTION = "Draws as with CFG at half the cost, with adapters that learned it. Set the sampler's CFG to 1."
     SEARCH_ALIASES = ["agd", "adapter guidance distillation", "fast cfg", "guidance distillation", "jensen"]
-    RETURN_TYPES = ("MODEL",)
     OUTPUT_TOOLTIPS = ("The model with the adapters, for a sampler at CFG 1.",)
-    FUNCTION = "patch"
-    CATEGORY = "Odeon/guidance"
 
     @classmethod
     def INPUT_TYPES(cls):

@@ -6,6 +6,7 @@ from ..guidance.cfg_pp import HISTORIES, cfg_pp
 from ..guidance.particles import KERNELS, repelled
 from ..guidance.skip_tuning import SCHEDULES, factor_at, skip_factors
 from ..samplers.noise import item_seeds
+from .guidance import GuidanceNode
 from .inputs import BOOLEAN, CHOICE, FLOAT, MODEL, SEED, SOCKET
 from .samplers import WrapNode
 
@@ -24,12 +25,9 @@ def _within(level: float, process, sigma_start: float, sigma_end: float) -> bool
     return (sigma_start < 0.0 or sigma <= sigma_start) and sigma > sigma_end
 
 
-class _PerturbedNode:
+class _PerturbedNode(GuidanceNode):
     """A node that adds (prediction - prediction of a disturbed network), times scale."""
-    RETURN_TYPES = ("MODEL",)
     OUTPUT_TOOLTIPS = ("The model with this guidance, at any CFG; chain further guidance nodes after it.",)
-    FUNCTION = "patch"
-    CATEGORY = "Odeon/guidance"
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -99,14 +97,11 @@ class OdeonSEG(_PerturbedNode):
         return replacement
 
 
-class OdeonSkipTuning:
+class OdeonSkipTuning(GuidanceNode):
     TITLE = "Skip tuning"
     DESCRIPTION = "Scales the skip connections of a UNet: another balance of structure and detail, mostly at few steps."
     SEARCH_ALIASES = ["skip-tuning", "skip connection", "freeu", "unet", "few steps"]
-    RETURN_TYPES = ("MODEL",)
     OUTPUT_TOOLTIPS = ("The model with scaled skip connections; FreeU and others act in the order of the wire.",)
-    FUNCTION = "patch"
-    CATEGORY = "Odeon/guidance"
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -138,14 +133,11 @@ class OdeonSkipTuning:
         return (host.patch_network(model, {"output_block_patch": scale_skip}),)
 
 
-class OdeonCADS:
+class OdeonCADS(GuidanceNode):
     TITLE = "Condition annealing"
     DESCRIPTION = "More different pictures from one prompt: hides the prompt under noise that fades during the run."
     SEARCH_ALIASES = ["cads", "diversity", "variety", "condition annealed", "noise conditioning", "sadat"]
-    RETURN_TYPES = ("MODEL",)
     OUTPUT_TOOLTIPS = ("The model with annealed conditions; chain further guidance nodes after it.",)
-    FUNCTION = "patch"
-    CATEGORY = "Odeon/guidance"
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -197,14 +189,11 @@ class OdeonCADS:
         return (patched,)
 
 
-class OdeonParticleRepulsion:
+class OdeonParticleRepulsion(GuidanceNode):
     TITLE = "Particle repulsion"
     DESCRIPTION = "Makes the pictures of a batch differ: while noise is high, each is pushed away from the others."
     SEARCH_ALIASES = ["particle guidance", "diversity", "variety", "batch", "corso", "repulsive"]
-    RETURN_TYPES = ("MODEL",)
     OUTPUT_TOOLTIPS = ("The model whose batch repels itself; a batch of one is left alone.",)
-    FUNCTION = "patch"
-    CATEGORY = "Odeon/guidance"
 
     @classmethod
     def INPUT_TYPES(cls):

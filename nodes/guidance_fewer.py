@@ -6,20 +6,18 @@ from ..guidance.linear_ag import estimated, of_slope, slope, step_of
 from ..measure.kept import load_linear_ag, save_linear_ag
 from ..measure.linear_ag import POLICIES, fit_linear_ag, linear_ag_coefs, linear_ag_cost
 from .files import file_of
+from .guidance import GuidanceNode
 from .inputs import CHOICE, FLOAT, INT, MODEL, SOCKET
 from .samplers import MeasuringNode
 
 SAVING_TIP = ("The model; the log tells at the end how many evaluations were saved.",)
 
 
-class OdeonAdaptiveGuidance:
+class OdeonAdaptiveGuidance(GuidanceNode):
     TITLE = "Adaptive Guidance"
     DESCRIPTION = "Stops evaluating the negative once it agrees with the prompt: nearly the same picture, sooner."
     SEARCH_ALIASES = ["adaptive guidance", "ag", "faster cfg", "skip cfg", "speed up", "castillo"]
-    RETURN_TYPES = ("MODEL",)
     OUTPUT_TOOLTIPS = SAVING_TIP
-    FUNCTION = "patch"
-    CATEGORY = "Odeon/guidance"
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -56,14 +54,11 @@ class OdeonAdaptiveGuidance:
         return (host.patch_evaluation(model, start),)
 
 
-class OdeonLinearAG:
+class OdeonLinearAG(GuidanceNode):
     TITLE = "LinearAG"
     DESCRIPTION = "Estimates the negative's prediction from earlier ones, by weights fitted to your model."
     SEARCH_ALIASES = ["linear adaptive guidance", "linearag", "faster cfg", "skip cfg", "speed up", "castillo"]
-    RETURN_TYPES = ("MODEL",)
     OUTPUT_TOOLTIPS = SAVING_TIP
-    FUNCTION = "patch"
-    CATEGORY = "Odeon/guidance"
 
     @classmethod
     def INPUT_TYPES(cls):

@@ -15,6 +15,7 @@ from ..guidance.minority import (
     self_guided_step,
 )
 from ..samplers.noise import step_noise
+from .guidance import GuidanceNode
 from .guidance_losses import VAE, decoding, distance_of, losses_of, noisy_slope, require_seen, seen_by
 from .inputs import BOOLEAN, CHOICE, FLOAT, INT, MODEL, SOCKET
 
@@ -26,12 +27,9 @@ SIGMA_LO = FLOAT(0.0, 0.0, 100000.0, "Acts above this noise level: 0.3 leaves th
                  advanced=True)
 
 
-class GradientNode:
+class GradientNode(GuidanceNode):
     """A node that returns the MODEL with a prediction bent by gradients."""
-    RETURN_TYPES = ("MODEL",)
     OUTPUT_TOOLTIPS = ("The model with this guidance; works with every sampler, other guidance nodes and CFG 1.",)
-    FUNCTION = "patch"
-    CATEGORY = "Odeon/guidance"
 
 
 class At:

@@ -9,20 +9,17 @@ from ..guidance.momentum import momentum_guidance
 from ..guidance.scale_schedule import CURVES, UNITS, edm_sigma, interval_scale, numbers_of, points_of, scheduled_scale
 from ..guidance.zero_star import zero_star_guidance
 from ..samplers.process import FLOW
+from .guidance import GuidanceNode
 from .inputs import CHOICE, FLOAT, INT, MODEL, SOCKET
 
-CHAIN_TIP = "The model with this rule; chain further guidance nodes after it."
 SIGMA_LO = FLOAT(0.28, 0.0, 1000.0, "Guidance ends below this noise level; 0 goes to the end. As sigma_hi.")
 
 
-class OdeonGuidanceInterval:
+class OdeonGuidanceInterval(GuidanceNode):
     TITLE = "Guidance interval"
     DESCRIPTION = "Guides only at the noise levels where it helps: more variety, cleaner detail, fewer model calls."
     SEARCH_ALIASES = ["limited interval", "cfg interval", "skip cfg", "faster", "variety", "kynkaanniemi"]
-    RETURN_TYPES = ("MODEL",)
     OUTPUT_TOOLTIPS = ("The model with its CFG limited; the log tells how many evaluations were saved.",)
-    FUNCTION = "patch"
-    CATEGORY = "Odeon/guidance"
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -51,14 +48,11 @@ class OdeonGuidanceInterval:
         return (host.patch_scale(model, start),)
 
 
-class OdeonScaleSchedule:
+class OdeonScaleSchedule(GuidanceNode):
     TITLE = "CFG schedule"
     DESCRIPTION = "Any CFG at any noise level, for the sampler and every node that reads it."
     SEARCH_ALIASES = ["cfg schedule", "guidance schedule", "dynamic cfg", "scheduled cfg", "cfg curve"]
-    RETURN_TYPES = ("MODEL",)
     OUTPUT_TOOLTIPS = ("The model with its CFG scheduled; where it is 1 the negative isn't evaluated.",)
-    FUNCTION = "patch"
-    CATEGORY = "Odeon/guidance"
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -80,14 +74,10 @@ class OdeonScaleSchedule:
         return (host.patch_scale(model, start),)
 
 
-class OdeonCFGZeroStar:
+class OdeonCFGZeroStar(GuidanceNode):
     TITLE = "CFG-Zero*"
     DESCRIPTION = "Guidance for flow models: fits the negative to the prompt before pushing away, and waits a step."
     SEARCH_ALIASES = ["cfg zero star", "cfg-zero", "flow matching", "zero init", "flux", "sd3", "wan"]
-    RETURN_TYPES = ("MODEL",)
-    OUTPUT_TOOLTIPS = (CHAIN_TIP,)
-    FUNCTION = "patch"
-    CATEGORY = "Odeon/guidance"
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -114,14 +104,10 @@ class OdeonCFGZeroStar:
         return (host.patch_guidance(model, start),)
 
 
-class OdeonFDG:
+class OdeonFDG(GuidanceNode):
     TITLE = "Frequency-decoupled guidance"
     DESCRIPTION = "One CFG for composition and colour, another for fine detail: sharp at high CFG without burning."
     SEARCH_ALIASES = ["fdg", "frequency guidance", "laplacian pyramid", "detail", "high cfg", "sadat"]
-    RETURN_TYPES = ("MODEL",)
-    OUTPUT_TOOLTIPS = (CHAIN_TIP,)
-    FUNCTION = "patch"
-    CATEGORY = "Odeon/guidance"
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -154,14 +140,11 @@ def _even(first: float, last: float, count: int) -> list[float]:
     return [first + (last - first) * i / (count - 1) for i in range(count)]
 
 
-class OdeonMomentumGuidance:
+class OdeonMomentumGuidance(GuidanceNode):
     TITLE = "Momentum guidance"
     DESCRIPTION = "Pushes each prediction on from where it was in earlier steps: stronger pictures, no model call."
     SEARCH_ALIASES = ["momentum", "extrapolation", "free guidance", "cfg 1"]
-    RETURN_TYPES = ("MODEL",)
     OUTPUT_TOOLTIPS = ("The model with this rule, at any CFG.",)
-    FUNCTION = "patch"
-    CATEGORY = "Odeon/guidance"
     RULE = staticmethod(momentum_guidance)
 
     @classmethod
@@ -186,14 +169,11 @@ class OdeonMomentumGuidance:
         return (host.patch_prediction(model, start),)
 
 
-class OdeonAutoGuidance:
+class OdeonAutoGuidance(GuidanceNode):
     TITLE = "Autoguidance"
     DESCRIPTION = "Guides a model away from a worse version of itself: better pictures without losing variety."
     SEARCH_ALIASES = ["autoguidance", "bad model", "weak model", "guide with a bad version", "karras"]
-    RETURN_TYPES = ("MODEL",)
     OUTPUT_TOOLTIPS = ("The model with both loaded, at any CFG; at CFG 1 it is autoguidance alone.",)
-    FUNCTION = "patch"
-    CATEGORY = "Odeon/guidance"
 
     @classmethod
     def INPUT_TYPES(cls):

@@ -1,7 +1,7 @@
 """The inside of the embedded networks: self-attention replaced for an evaluation, patches, conditions."""
 from ...models.unet import attend
 from ..adapters import places_of
-from ..attention import around_blocks, grid_of, named_layers, skip_levels
+from ..attention import grid_of, named_layers, skip_levels
 from ..attention import with_attention as options_with_attention
 
 
@@ -18,22 +18,6 @@ def levels_of_skips(model) -> list[int]:
 def adapter_places(model) -> dict[str, int]:
     """Where a MODEL takes adapters and how wide it is there; see places_of."""
     return places_of(model.network)
-
-
-def patch_network(model, patches: dict):
-    """A MODEL with one more patch at each of some places inside its network: {"output_block_patch": patch, ...}."""
-    patched = model.clone()
-    for name, patch in patches.items():
-        patched.set_model_patch(patch, name)
-    return patched
-
-
-def patch_blocks(model, layers, after):
-    """A MODEL whose transformer blocks add after(layer, rows in) to the picture's rows they give."""
-    patched = model.clone()
-    options = patched.model_options["transformer_options"]
-    options["patches_replace"] = around_blocks(options.get("patches_replace", {}), layers, after)
-    return patched
 
 
 def patch_conditions(model, start):
