@@ -79,11 +79,11 @@ def _finer(base: str, sigmas: list[float], process: Process) -> list[Step]:
 def _called(model: Callable, x: Tensor, step: Step, history: deque) -> tuple[tuple[Tensor, ...], Tensor]:
     """The step's model calls: what its last update sees, and the first D. Bases keep D itself or one value a call."""
     calls, values, predictions = [Stage(step.sigma, Update(1.0), step.keep), *step.stages], (), []
-    for sigma, update, keep in calls:
-        inner = update(x, values)
-        predictions.append(model(inner, sigma).to(inner))
-        history.appendleft(keep[0](inner, predictions[-1:]) if keep else predictions[-1])
-        values = (predictions[-1], *history) if keep else tuple(history)
+    for call in calls:
+        inner = call.update(x, values)
+        predictions.append(model(inner, call.sigma).to(inner))
+        history.appendleft(call.keep[0](inner, predictions[-1:]) if call.keep else predictions[-1])
+        values = (predictions[-1], *history) if call.keep else tuple(history)
     return values, predictions[0]
 
 

@@ -92,9 +92,11 @@ def test_says_what_it_shows(path):
     assert controls <= {"fixed"}, "a second run would draw something else"
 
 
-# Pictures of steps that a search found: its course hangs on the time it has, or on the last digits of many model calls.
+# Pictures of steps that a search found: its course hangs on the time it has, or on the last digits of many model calls;
+# and of a classifier's gradient, which makes much of them.
 SEARCHED = {"optimize_steps": ("optimized_steps", "where_the_steps_are"), "optimize_plan": ("learned_plan", "learning"),
-            "ld3_time_tuner": ("ld3", "time_tuner"), "usf": ("searched", "search")}
+            "ld3_time_tuner": ("ld3", "time_tuner"), "usf": ("searched", "search"),
+            "guidance_classifier": ("red_as_loss",)}
 
 
 @each_comfyui()
