@@ -74,6 +74,7 @@ def schedules(
     quick: Annotated[bool, typer.Option(help="Three learning iterations each, to see that it works.")] = False,
     write: Annotated[bool, typer.Option(help="Put tables and plot into docs/schedules.md of the checkout.")] = False,
     folder: Annotated[Path | None, typer.Option(help="Keeps what was measured here, to go on after a stop.")] = None,
+    kept: Annotated[bool, typer.Option(help="Shows what is in the folder, and measures nothing.")] = False,
 ) -> None:
     """Distance to an accurate run by schedule and solver, learned levels and plans beside ComfyUI's. Hours for all."""
     from . import schedules_page
@@ -83,9 +84,11 @@ def schedules(
     names = problem or list(NAMES)
     if not set(names) <= set(NAMES):
         raise typer.BadParameter(f"problem must be one of {', '.join(NAMES)}, got {', '.join(names)}")
+    if kept and folder is None:
+        raise typer.BadParameter("--kept shows what is in a folder; give it with --folder")
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-    rows, teachers = measure(names, steps=tuple(steps or STEPS), quick=quick, folder=folder)
+    rows, teachers = measure(names, steps=tuple(steps or STEPS), quick=quick, folder=folder, kept=kept)
     shown = Console(width=None if sys.stdout.isatty() else 160)
     shown.print(*schedules_page.tables(rows, teachers), highlight=False)
     if write:

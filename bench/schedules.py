@@ -44,8 +44,8 @@ STOCK = {  # ComfyUI's other samplers of one call a step without noise, for "the
     "ipndm": lambda sigmas, on: plan_pndm(sigmas, variant="iPNDM", process=on.process),
     "uni_pc": lambda sigmas, on: plan_unipc(sigmas, order=3, variant="bh1", process=on.process),
 }
-ITERATIONS = {"exact": (200, 400), "shapes": (40, 80)}  # of learned levels, and of learned plans
-MINIBATCH = {"exact": 64, "shapes": 4}
+ITERATIONS = {"exact": (200, 400), "shapes": (30, 60)}  # of learned levels, and of learned plans
+MINIBATCH = {"exact": 64, "shapes": 12}
 
 
 class Row(NamedTuple):
@@ -69,15 +69,19 @@ class Job(NamedTuple):
     quick: bool = False
 
 
-def measure(names: list[str], *, steps=STEPS, quick: bool = False, workers: int = 0, folder: Path | None = None
-            ) -> tuple[list[Row], dict[str, float]]:
+def measure(names: list[str], *, steps=STEPS, quick: bool = False, workers: int = 0, folder: Path | None = None,
+            kept: bool = False) -> tuple[list[Row], dict[str, float]]:
     """Every row on every problem, a process for each processor; and the teacher's own error by problem.
 
-    folder: keeps what was measured, a file a problem and number of steps; what is there isn't measured again."""
+    folder: keeps what was measured, a file a problem and number of steps; what is there isn't measured again. kept: only
+    what is there already."""
     with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        wanted = [(name, count) for count in steps for name in names
+                  if not kept or _file_of(Job(name, count, None, quick), folder).is_file()]
+        names = [name for name in names if name in {name for name, _ in wanted}]
         teachers = {name: pool.submit(_taught, name, folder) for name in names}
         jobs = [pool.submit(_kept_job, Job(name, count, teachers[name].result()[0], quick), folder)
-                for count in steps for name in names]
+                for name, count in wanted]
         done = [job.result() for job in tqdm(as_completed(jobs), total=len(jobs), desc="problems by steps")]
     rows = [row for found in done for row in found]
     order = {name: i for i, name in enumerate(names)}
@@ -98,8 +102,12 @@ def _taught(name: str, folder: Path | None) -> tuple[Tensor, float]:
     return targets, error
 
 
+def _file_of(job: Job, folder: Path) -> Path:
+    return folder / f"{job.problem}-{job.steps}{'-quick' * job.quick}.json"
+
+
 def _kept_job(job: Job, folder: Path | None) -> list[Row]:
-    file = folder and folder / f"{job.problem}-{job.steps}{'-quick' * job.quick}.json"
+    file = folder and _file_of(job, folder)
     if file and file.is_file():
         return [Row(*fields[:5], Score(*fields[5]), *fields[6:]) for fields in json.loads(file.read_text())]
     rows = measure_job(job)

@@ -22,7 +22,7 @@ PROBLEMS = {"exact-ve": "Exact mixture, VE", "exact-flow": "Exact mixture, flow"
             "shapes-dit@1": "Shapes DiT (flow), CFG 1", "shapes-dit@5": "Shapes DiT (flow), CFG 5"}
 SEED = 31
 EXACT = (256, 128)  # noises, and how many of them are held back
-SHAPES = (48, 24)
+SHAPES = (72, 24)
 TEACHER_STEPS = {"exact": 400, "shapes": 80}
 
 

@@ -58,6 +58,6 @@ def test_the_frechet_distance_is_of_the_best_of_each_kind():
 
 def test_what_was_measured_is_not_measured_again(rows, tmp_path, monkeypatch):
     job = Job("exact-ve", 5, None)
-    (tmp_path / "exact-ve-5.json").write_text(json.dumps(rows))
+    schedules._file_of(job, tmp_path).write_text(json.dumps(rows))
     monkeypatch.setattr(schedules, "measure_job", None)
     assert schedules._kept_job(job, tmp_path) == rows
