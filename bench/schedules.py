@@ -73,8 +73,8 @@ def measure(names: list[str], *, steps=STEPS, quick: bool = False, workers: int 
             kept: bool = False) -> tuple[list[Row], dict[str, float]]:
     """Every row on every problem, a process for each processor; and the teacher's own error by problem.
 
-    folder: keeps what was measured, a file a problem and number of steps; what is there isn't measured again. kept: only
-    what is there already."""
+    folder: keeps what was measured, a file a problem and number of steps; what is there isn't measured again. kept:
+    only what is there already."""
     with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
         wanted = [(name, count) for count in steps for name in names
                   if not kept or _file_of(Job(name, count, None, quick), folder).is_file()]
