@@ -28,7 +28,8 @@ class OdeonOptimizePlan(OptimizeNode):
                         "Conditioning sigmas behind it."),
             minutes=FLOAT(10.0, 0.1, 10000.0, "Learning stops after so many at the latest.", step=0.1),
             iterations=INT(200, 1, 100000, "Learning steps, if there is time: 100 to 400 are usual."),
-            minibatch=INT(8, 1, 1024, "Pictures in one learning step.", advanced=True),
+            minibatch=INT(12, 1, 1024, "Pictures in one learning step: few make the steps follow single pictures.",
+                          advanced=True),
             history=INT(0, 0, 100, "Predictions of so many calls before may be used; 0 is all.", advanced=True),
             teacher_steps=INT(40, 8, 1000, "Steps of the accurate run to come near to.", advanced=True))
         return {**inputs, "optional": {"vae": SEEN_THROUGH}}

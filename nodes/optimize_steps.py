@@ -21,7 +21,7 @@ class OdeonOptimizeSteps(OptimizeNode):
     @classmethod
     def INPUT_TYPES(cls):
         inputs = cls.inputs(
-            "", samples=24,
+            "", samples=36,
             sampler=SOCKET("SAMPLER", "The sampler to find steps for: one of Odeon's, its eta at 0."),
             steps=INT(6, 1, 100, "Steps you want to spend on a picture."),
             minutes=FLOAT(2.0, 0.1, 1000.0, "Time for the whole search. A search that was stopped goes on when queued "

@@ -40,7 +40,7 @@ class Search(NamedTuple):
     minutes: float
     free: str = "levels"
     iterations: int = 400
-    minibatch: int = 6
+    minibatch: int = 12
     history: int = 0
     teacher_steps: int = 0
     gradients: bool = True
