@@ -28,7 +28,8 @@ SMALL = {"OdeonOptimizeAlignYourSteps": {"steps": 5, "steps_init": 5, "refine": 
          "OdeonOptimizeTimeTuner": {"iterations": 2, "samples": 3, "teacher_steps": 8},
          "OdeonOptimizeOSS": {"samples": 2}, "OdeonOptimizeGITS": {"samples": 2}, "OdeonOptimizeBOSS": {"samples": 2},
          "OdeonOptimizeDCRatios": {"batch": 1, "teacher_steps": 20, "iters": 10}, "OdeonFitIIA": {"samples": 2},
-         "OdeonFitEMS": {"points": 12, "samples": 2}}
+         "OdeonFitEMS": {"points": 12, "samples": 2}, "OdeonFitLinearAG": {"samples": 4},
+         "OdeonAGDRecord": {"runs": 2}, "OdeonAGDTrain": {"iterations": 4}}
 
 
 def loaded(path):
