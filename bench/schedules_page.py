@@ -15,8 +15,8 @@ the same noise; median / mean over {EXACT[1]} or {SHAPES[1]} noises that nothing
 {EXACT[0]} or {SHAPES[0]} in all. Each Shapes noise has a caption of its own. Single noises that end in another picture
 rule the means. "Best stock": the least median of ComfyUI's nine schedulers with euler, dpmpp_2m, res_multistep, ipndm,
 deis and uni_pc, all of one call a step. The optimizers' budgets are small, in bench/schedules.py and
-bench/schedules_searches.py; seconds are of one thread on this machine. Problems and numbers of steps that are missing
-were not measured. Frechet distance: of the judge's features of {PICTURES} pictures, of other noises and captions, from
+bench/schedules_searches.py; seconds are of one thread, with others beside it. Problems and numbers of steps that are
+missing were not measured. Frechet distance: of the judge's features of {PICTURES} pictures, of other noises and captions, from
 those of true scenes, for the best stock one, the best learned levels and the best learned plan."""
 
 
