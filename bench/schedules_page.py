@@ -16,8 +16,8 @@ the same noise; median / mean over {EXACT[1]} or {SHAPES[1]} noises that nothing
 rule the means. "Best stock": the least median of ComfyUI's nine schedulers with euler, dpmpp_2m, res_multistep, ipndm,
 deis and uni_pc, all of one call a step. The optimizers' budgets are small, in bench/schedules.py and
 bench/schedules_searches.py; seconds are of one thread, with others beside it. Problems and numbers of steps that are
-missing were not measured. Frechet distance: of the judge's features of {PICTURES} pictures, of other noises and captions, from
-those of true scenes, for the best stock one, the best learned levels and the best learned plan."""
+missing were not measured. Frechet distance: of the judge's features of {PICTURES} pictures, of other noises and
+captions, from those of true scenes, for the best stock one, the best learned levels and the best learned plan."""
 
 
 def tables(rows: list[Row], teachers: dict[str, float]) -> list[Table]:
