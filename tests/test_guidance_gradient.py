@@ -145,3 +145,15 @@ def test_a_match_under_a_mask_pulls_where_the_mask_is(shapes):
                   for each in (plain, out)]
         assert errors[1][0] < 0.9 * errors[0][0], (name, errors)
         assert errors[1][1] > 0.95 * errors[0][1], (name, errors)
+
+
+def test_a_classifier_s_loss_is_minus_its_log_probability():
+    classifier, pictures = made("OdeonShapesClassifier", about="ground")[0], draw_shapes(3, 128, 3, 1)[0].movedim(-1, 1)
+    logits = classifier.logits(pictures)
+    for place, target in enumerate(classifier.labels[:3]):
+        plain, single = (made("OdeonLossClassifier", classifier=classifier, target=target, weight=2.0,
+                              tau_marginal=tau)[0](pictures, lambda x: x) for tau in (1.0, 0.0))
+        assert torch.allclose(plain, -2.0 * logits.log_softmax(1)[:, place], atol=1e-4)
+        assert torch.allclose(single + 2.0 * logits[:, place], (single + 2.0 * logits[:, place])[:1], atol=1e-4)
+    with pytest.raises(ValueError, match="connect a vae"):
+        made("OdeonLossClassifier", classifier=classifier, target="0")[0](pictures)

@@ -263,3 +263,12 @@ def test_distances_are_of_pictures_where_there_is_a_vae(model, folder, monkeypat
     assert Decoder.given_back == 1 and not torch.equal(first[0], through[0])
     plain, seen = (float(re.search(r"learned: median ([\d.e+-]+)", shown[1])[1]) for shown in (first, through))
     assert seen < 0.3 * plain
+
+
+def test_gradients_come_back_through_a_real_decoder(folder):
+    model, clip, vae = NODE_CLASS_MAPPINGS["OdeonShapesCheckpoint"]().load("shapes-dit-small")
+    words = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("a red star on sand", "")]
+    with torch.inference_mode():
+        shown = node_run("OdeonOptimizeSteps", model, positive=words[0], negative=words[1], samples=6, steps=4,
+                         minutes=0.1, vae=vae)
+    assert "learned: median" in shown["result"][1] and (shown["result"][0].diff() < 0.0).all()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from odeon import NODE_CLASS_MAPPINGS, host
 from odeon.host.common import planned
+from odeon.models.levels import DiscreteLevels
 from odeon.samplers.clock import FLOW_CLOCK
 from odeon.samplers.ddim import plan_ddim
 from odeon.samplers.dpm_solver_pp import plan_dpm_solver_pp
@@ -256,3 +257,13 @@ def test_the_schedule_keeps_its_range_and_shape():
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_reflow_node_asks_the_model_for_its_levels():
+    node, inputs = NODE_CLASS_MAPPINGS["OdeonSigmasReflow"], {"steps": 6, "kind": "u_shape", "kappa": 10.0, "a": 4.0}
+    alone, = node().build(**inputs, sigma_max=-1.0, sigma_min=-1.0)
+    assert torch.equal(alone, reflow_sigmas(6, "u_shape", a=4.0, **ALONE).float())
+    eps = host.make_model(torch.nn.Identity(), prediction="eps", levels=DiscreteLevels(), channels=4,
+                          rgb_factors=[[0.1] * 3] * 4)
+    of_model, = node().build(**inputs, sigma_max=-1.0, sigma_min=-1.0, model=eps)
+    assert of_model[0].item() == pytest.approx(SD["sigma_max"], rel=1e-5) and of_model[-1] == 0.0

@@ -72,7 +72,7 @@ def optimize_steps(model: Callable, x: Tensor, families: dict[str, list[float]],
         yield from search_lesson(lesson, families, search._replace(minutes=left), process=process, state=state)
 
     for progress in taught(model, x, [top, 0.0], go_on, cost=len(families) * FEW, steps=teacher_steps,
-                           sigma_min=sigma_min, process=process, state=kept):
+                           sigma_min=sigma_min, process=process, look=look, state=kept):
         spent = (time.monotonic() - begun) / 60.0 / search.minutes
         yield progress._replace(done=int(1000.0 * min(spent, 0.999)), total=1000,
                                 state={**progress.state, "steps": torch.tensor(teacher_steps)})

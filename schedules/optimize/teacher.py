@@ -54,9 +54,10 @@ def teacher_levels(sigmas: list[float], steps: int, *, sigma_min: float | None =
 
 @torch.no_grad()
 def teach(model: Callable, x: Tensor, sigmas: list[float], *, steps: int = 40, sigma_min: float | None = None,
-          process: Process = VE, state: dict[str, Tensor] | None = None) -> Iterator[Progress]:
+          process: Process = VE, look: Callable[[Tensor], Tensor] | None = None,
+          state: dict[str, Tensor] | None = None) -> Iterator[Progress]:
     """Where an accurate run takes each noise: state["targets"] (B, ...), and state["error"] (B,), the root mean square
-    distance of each to a run of half the steps: what the targets are off is a quarter of it or less.
+    distance of each to a run of half the steps, in what look sees: what the targets are off is a quarter of it or less.
 
     x (B, ...) at sigmas[0]. Exponential Adams on teacher_levels, of order 3 for VE and 2 for flow models, where it is
     the more exact one under guidance. Cost: teacher_cost.
@@ -74,7 +75,8 @@ def teach(model: Callable, x: Tensor, sigmas: list[float], *, steps: int = 40, s
                 yield Progress(before + place, total, {**kept, **states}, states["history"][0])
             kept = {name: value for name, value in kept.items() if name in ("coarse", "targets")}
             kept[part] = end
-    kept["error"] = _rms(kept["targets"] - kept["coarse"])
+    fine, coarse = (kept[part] if look is None else look(kept[part].to(x)) for part in ("targets", "coarse"))
+    kept["error"] = _rms((fine - coarse).cpu().double())
     yield Progress(total, total, kept)
 
 
@@ -98,7 +100,8 @@ def _walk(model: Callable, x: Tensor, steps: list[Step], state: dict[str, Tensor
 
 def taught(model: Callable, x: Tensor, sigmas: list[float], search: Callable[..., Iterator[Progress]], *, cost: int,
            steps: int = 40, sigma_min: float | None = None, process: Process = VE,
-           state: dict[str, Tensor] | None = None) -> Iterator[Progress]:
+           look: Callable[[Tensor], Tensor] | None = None, state: dict[str, Tensor] | None = None
+           ) -> Iterator[Progress]:
     """teach() and then search(targets, state=...) as one measurement, resumable in either; cost: of the search.
 
     The last state holds the teacher's under "teacher.", the search's under its own names.
@@ -110,7 +113,8 @@ def taught(model: Callable, x: Tensor, sigmas: list[float], search: Callable[...
     def named() -> dict[str, Tensor]:
         return {**{f"teacher.{name}": value for name, value in parts["teacher"].items()}, **parts["search"]}
 
-    for progress in teach(model, x, sigmas, steps=steps, sigma_min=sigma_min, process=process, state=parts["teacher"]):
+    for progress in teach(model, x, sigmas, steps=steps, sigma_min=sigma_min, process=process, look=look,
+                          state=parts["teacher"]):
         parts["teacher"] = progress.state
         yield progress._replace(total=before + cost, state=named())
     parts["teacher"] = {name: parts["teacher"][name] for name in ("coarse", "targets", "error")}
