@@ -24,7 +24,7 @@ from ..samplers.unipc import plan_unipc
 from ..schedules.align_your_steps import align_your_steps_sigmas
 from ..schedules.classic import SCHEDULERS, classic_sigmas
 from ..schedules.gits_table import gits_sigmas
-from ..schedules.optimize.steps import FEW, Search, search_lesson, table_in
+from ..schedules.optimize.steps import FEW, Search, same_start, search_lesson, table_in
 from ..schedules.optimize.teacher import Lesson, Score, score_of
 from .schedules_problems import Problem, frechet_of, problem
 from .schedules_searches import BY_SOLVER, EULER_ONLY, SHARED
@@ -44,7 +44,7 @@ STOCK = {  # ComfyUI's other samplers of one call a step without noise, for "the
     "ipndm": lambda sigmas, on: plan_pndm(sigmas, variant="iPNDM", process=on.process),
     "uni_pc": lambda sigmas, on: plan_unipc(sigmas, order=3, variant="bh1", process=on.process),
 }
-ITERATIONS = {"exact": (200, 400), "shapes": (30, 60)}  # of learned levels, and of learned plans
+ITERATIONS = {"exact": (200, 400), "shapes": (20, 30)}  # of learned levels, and of learned plans
 MINIBATCH = {"exact": 64, "shapes": 12}
 
 
@@ -173,7 +173,7 @@ def learned(lesson: Lesson, on: Problem, job: Job, fixed: dict, *, solver: str
     """(name, score, seconds, the plan where it was learned): levels, and a plan, learned for the lesson's solver from
     the best fixed schedule on its training noises."""
     kind, few = job.problem.split("-")[0], slice(0, min(FEW, lesson.training.stop))
-    families = {name: levels for name, (_, levels, _) in fixed.items() if levels[0] == on.top}
+    families = same_start({name: levels for name, (_, levels, _) in fixed.items()}, on.top)
     start = min(families.values(), key=lambda levels: lesson.score(levels, few).median)
     for i, (name, free) in enumerate(LEARNED.items()):
         search = Search(1e6, free, 3 if job.quick else ITERATIONS[kind][i], MINIBATCH[kind])

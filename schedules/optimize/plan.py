@@ -35,7 +35,7 @@ def stages_for(free: str, iterations: int) -> list[Stage]:
         return [Stage(iterations, 0.06, 0.0)]
     if free == "coefficients":
         return [Stage(iterations, 0.0, 0.02)]
-    return [Stage(iterations, 0.03, 0.006, 0.01 if free == "all" else 0.0)]
+    return [Stage(iterations, 0.03, 0.01, 0.01 if free == "all" else 0.0)]
 
 
 class Numbers(NamedTuple):

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ...measure.progress import Progress
-from ...samplers.linear import Step
 from ...samplers.process import VE, Process
 from ...samplers.table import Table, steps_of_table, table_of
 from .fit import fit_rows
+from .fitted_levels import power_starts, search_fitted_levels
 from .plan import PlanLesson, learn_plan, split, told_model
 from .teacher import Lesson, Plan, Score, score_of, taught, teacher_cost
 
@@ -53,11 +53,11 @@ def optimize_steps(model: Callable, x: Tensor, families: dict[str, list[float]],
     """Levels for `plan`, or a plan of its own, never worse on held-back noises than `plan` on the best of `families`.
 
     x (B, ...) at the first level that the families share; the last third is held back. First the teacher; then every
-    family is tried on FEW noises and the best three on all; then levels are learned from the best, by gradients
-    (learn_plan) or, where there are none, by trial on the same noises. Where search.free has coefficients, that takes
-    two fifths of the time; then they are fitted (fit_rows) to these levels and to every family, and learning goes on
-    with both from the best of these. `found` reads the last state. Without a fixed teacher_steps a third of the time
-    goes to the teacher. Progress is of the time.
+    family is tried on FEW noises and the best three on all; then levels are learned from the best start, by gradients
+    (learn_plan) or, where there are none, by trial on the same noises. Where search.free has coefficients, levels are
+    found by what their fitted coefficients are worth (search_fitted_levels), in half of the time at most; learning goes
+    on with both from there. `found` reads the last state. Without a fixed teacher_steps a third of the time goes to the
+    teacher. Progress is of the time.
     look: see Lesson.
     """
     kept, begun = dict(state or {}), time.monotonic()
@@ -105,12 +105,12 @@ def search_lesson(lesson: Lesson, families: dict[str, list[float]], search: Sear
         kept.update(_of_plan(lesson, best[int(kept["judged"][:, 0].argmin())]))
         yield _progress(lesson, kept)
     start = best[int(kept["judged"][:, 0].argmin())]
-    if search.free != "levels":
-        for progress in _levels_first(lesson, start, search, process, kept):
-            kept.update(progress.state)
-            yield progress._replace(state=dict(kept))
-        candidates = [kept["first"].tolist(), *_in_order(families, kept["few"])]
-        for progress in _fitted(lesson, candidates, process, kept, until=begun + 36.0 * search.minutes):
+    powers = power_starts(start[0], len(start) - 1, process) if start[-1] == 0.0 else []
+    if search.free == "levels":
+        start = _best_start(lesson, [start, *powers], few, kept, until=begun + 6.0 * search.minutes)
+    elif len(start) > 2:
+        starts = [*_distinct(families, kept["few"]), *powers]
+        for progress in _fitted(lesson, starts, process, kept, until=begun + 30.0 * search.minutes):
             kept.update(progress.state)
             yield progress._replace(state=dict(kept))
         start = kept["fitted"].tolist()
@@ -127,30 +127,20 @@ def search_lesson(lesson: Lesson, families: dict[str, list[float]], search: Sear
     yield _progress(lesson, kept)
 
 
-def _levels_first(lesson: Lesson, start: list[float], search: Search, process: Process, state: dict[str, Tensor]
-                  ) -> Iterator[Progress]:
-    """"first": levels learned from `start` for the plan as it is, in two fifths of the iterations and of the time.
-    Coefficients fitted to these learn on faster, and end nearer, than those of a usual schedule."""
-    if "first" in state or len(start) < 3:
-        state.setdefault("first", torch.tensor(start, dtype=torch.float64))
-        return
-    part = search._replace(free="levels", minutes=0.4 * search.minutes, iterations=max(2 * search.iterations // 5, 1))
-    within = {name.removeprefix("first."): value for name, value in state.items() if name.startswith("first.")}
-    for progress in (_learned if search.gradients else _climbed)(lesson, start, part, process, within):
-        within = progress.state
-        named = {f"first.{name}": value for name, value in within.items()}
-        yield progress._replace(state={**state, **_best_of(within), **named})
-    state["first"] = within["sigmas"]
-    for name in [name for name in state if name.startswith("first.")]:
-        del state[name]
+def _best_start(lesson: Lesson, starts: list[list[float]], few: slice, state: dict[str, Tensor], *, until: float
+                ) -> list[float]:
+    """"start": the best on FEW noises of those that there is time for."""
+    if "start" not in state:
+        found = []
+        for levels in starts:
+            found.append(lesson.score(levels, few).median)
+            if time.monotonic() > until:
+                break
+        state["start"] = torch.tensor(starts[found.index(min(found))], dtype=torch.float64)
+    return state["start"].tolist()
 
 
-def _best_of(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The plan so far, for whoever stops the search here."""
-    return {name: state[name] for name in ("sigmas", "levels", "x", "d", "told")}
-
-
-def _in_order(families: dict[str, list[float]], few: Tensor) -> list[list[float]]:
+def _distinct(families: dict[str, list[float]], few: Tensor) -> list[list[float]]:
     """The families, those that did best on FEW noises first, every one of their levels once."""
     found: list[list[float]] = []
     for place in few.argsort().tolist():
@@ -160,32 +150,20 @@ def _in_order(families: dict[str, list[float]], few: Tensor) -> list[list[float]
     return found
 
 
-def _fitted(lesson: Lesson, families: list[list[float]], process: Process, state: dict[str, Tensor], *, until: float
+def _fitted(lesson: Lesson, starts: list[list[float]], process: Process, state: dict[str, Tensor], *, until: float
             ) -> Iterator[Progress]:
-    """The family whose plan ends nearest once its coefficients are fitted, on FEW of the noises to fit and judged on
-    those to choose by, and the fit on all of them: "fitted", its levels, and "fitted_change". What a family is worth
-    to a fitted plan, and as it is, has little in common, so all are tried that there is time for, `until`."""
+    """"fitted", the levels whose fitted plan ends nearest, and "fitted_change", its fit on all noises to fit."""
     if "fitted_change" in state:
         return
-    fitting, choosing = split(lesson)
-    for place in range(int(state.get("tried", torch.tensor(0))), len(families)):
-        levels = families[place]
-        *_, last = fit_rows(lesson, levels, fitting[:FEW], fine_steps=FINE // 2, process=process)
-        found = score_of(lesson.errors(_changed(lesson, levels, last.state["change"]), choosing)).median
-        state = {**state, "tried": torch.tensor(place + 1)}
-        if "fitted" not in state or found < float(state["fit_loss"]):
-            state |= {"fitted": torch.tensor(levels, dtype=torch.float64),
-                      "fit_loss": torch.tensor(found, dtype=torch.float64)}
-        yield _progress(lesson, state)
-        if time.monotonic() > until:
-            break
-    *_, last = fit_rows(lesson, state["fitted"].tolist(), fitting, fine_steps=FINE, process=process)
-    yield _progress(lesson, {**state, "fitted_change": last.state["change"]})
-
-
-def _changed(lesson: Lesson, levels: list[float], change: Tensor) -> list[Step]:
-    table = table_of(lesson.plan(levels))
-    return steps_of_table(table._replace(d=table.d + change), levels[-1])
+    within = {name.removeprefix("fit."): value for name, value in state.items() if name.startswith("fit.")}
+    for progress in search_fitted_levels(lesson, starts, process=process, until=lambda: time.monotonic() > until,
+                                         state=within):
+        within = progress.state
+        yield _progress(lesson, {**state, **{f"fit.{name}": value for name, value in within.items()}})
+    levels = within["levels"]
+    *_, last = fit_rows(lesson, levels.tolist(), split(lesson)[0], fine_steps=FINE, process=process)
+    yield _progress(lesson, {**state, "fitted": levels, "fit_loss": within["distance"].exp(),
+                             "fitted_change": last.state["change"]})
 
 
 def _fit_alone(lesson: Lesson, start: list[float], search: Search, process: Process, state: dict[str, Tensor]

@@ -1,0 +1,112 @@
+"""Levels for a plan whose coefficients are fitted to them, found by trial: a fit takes no more calls than a run."""
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from ...measure.dc_ratios import teacher_states
+from ...measure.progress import Progress
+from ...samplers.linear import Step
+from ...samplers.process import FLOW, VE, Process
+from ...samplers.table import steps_of_table, table_of
+from ..power import power_sigmas
+from .fit import changes_of
+from .plan import FLOOR, PlanLesson, split
+from .teacher import Lesson, teacher_levels
+
+KNOTS = 36  # levels of the accurate run between which its states are read
+NOISES = 16  # that a fit is made on, and as many others that it is judged on
+LAST = {VE: (0.06, 0.12, 0.2, 0.3, 0.45), FLOW: (0.02, 0.05, 0.1, 0.2, 0.3)}  # levels to take the last step from
+RHOS = (3.0, 7.0, 100.0)  # 100 is even in log sigma, nearly
+REACH = (0.3, 0.1)  # of trials, in the log of a step of -log sigma: the first, and the least
+
+
+def power_starts(top: float, steps: int, process: Process = VE) -> list[list[float]]:
+    """Schedules of so many steps from `top` to 0, powers to every LAST level below it, for searches to start from."""
+    lasts = [last for last in LAST[process] if last < top] if steps > 1 else []
+    return [[top, *power_sigmas(steps, top, last, rho).tolist()[1:-1], 0.0] if steps > 2 else [top, last, 0.0]
+            for last in lasts for rho in (RHOS if steps > 2 else RHOS[:1])]
+
+
+class FittedLevels:
+    """What a plan on some levels is worth once its coefficients are fitted to them, as fit_rows does, on NOISES noises.
+
+    The states that coefficients are fitted to are read off one accurate run, by cubic splines in log sigma.
+    """
+
+    def __init__(self, lesson: Lesson, top: float, low: float, *, process: Process = VE):
+        fitting, choosing = split(lesson)
+        self.lesson, self.fitting, self.choosing = lesson, fitting[:NOISES], choosing[:NOISES]
+        self.knots = teacher_levels([top, 0.0], KNOTS + 1, sigma_min=low, process=process)[:-1]
+        model, x = lesson.model_of(self.fitting), lesson.x[self.fitting]
+        *_, last = teacher_states(model, x, self.knots, steps=len(self.knots) - 1, process=process,
+                                  solver="exponential_adams", lag=0)
+        self.model, self.x = model, x
+        self.states = torch.cat([x.cpu()[None], last.state["states"].to(x.cpu())])
+
+    def states_at(self, levels: list[float]) -> list[Tensor]:
+        """Of the accurate run."""
+        from scipy.interpolate import CubicSpline
+
+        spline = CubicSpline([-math.log(level) for level in self.knots], torch.eye(len(self.knots)).numpy())
+        weights = torch.from_numpy(spline([-math.log(level) for level in levels])).to(self.states)
+        return [state.to(self.x) for state in torch.einsum("qk,k...->q...", weights, self.states)]
+
+    def fitted(self, levels: list[float]) -> tuple[list[Step], Tensor]:
+        """The plan on these levels with fitted coefficients, and their changes."""
+        above = [level for level in levels if level > 0.0]
+        wanted = dict(zip(above, self.states_at(above)))
+        table = table_of(self.lesson.plan(levels))
+        change = changes_of(self.model, self.x, table, wanted, self.lesson.targets[self.fitting])
+        return steps_of_table(table._replace(d=table.d + change), levels[-1]), change
+
+    @torch.no_grad()
+    def distance(self, levels: list[float]) -> float:
+        """Mean log of the distances to the teacher on the other noises; infinite below the last knot."""
+        if any(0.0 < level < self.knots[-1] for level in levels):
+            return math.inf
+        steps, _ = self.fitted(levels)
+        return float((self.lesson.errors(steps, self.choosing) + FLOOR).log().mean())
+
+
+def search_fitted_levels(lesson: Lesson, starts: list[list[float]], *, process: Process = VE,
+                         until: Callable[[], bool] = lambda: False, state: dict[str, Tensor] | None = None
+                         ) -> Iterator[Progress]:
+    """state["levels"], those whose fitted plan ends nearest: the best of `starts`, all with the same first and last
+    level, then one step of it after the other made longer or shorter, by less once nothing helps, until() says so.
+
+    A Progress after every trial, resumable behind it. Needs no gradients. Each trial costs the calls of two runs on
+    NOISES noises. What a schedule is worth to a fitted plan and as it is have little in common.
+    """
+    low = min(level for levels in starts for level in levels if level > 0.0)
+    judge, kept = FittedLevels(lesson, starts[0][0], low, process=process), dict(state or {})
+    tried, best = int(kept.get("tried", 0)), float(kept.get("distance", math.inf))
+
+    def progress() -> Progress:
+        return Progress(lesson.calls, lesson.calls + 1, {**kept, "tried": torch.tensor(tried),
+                                                         "distance": torch.tensor(best, dtype=torch.float64)})
+
+    while tried < len(starts) and not until():
+        found = judge.distance(starts[tried])
+        if found < best:
+            best, kept["levels"] = found, torch.tensor(starts[tried], dtype=torch.float64)
+        tried += 1
+        yield progress()
+    student = PlanLesson(lesson, kept["levels"].tolist(), process=process)
+    theta, reach = kept.get("theta", student.numbers.theta), float(kept.get("reach", REACH[0]))
+    trials = [(place, way) for place in range(len(theta)) for way in (1.0, -1.0)]
+    since = int(kept.get("since", 0))
+    while reach >= REACH[1] and trials and not until():
+        place, way = trials[(tried - len(starts)) % len(trials)]
+        trial = theta.clone()
+        trial[place] += way * reach
+        found = judge.distance(student.sigmas(trial).tolist())
+        tried, since = tried + 1, since + 1
+        if found < best:
+            best, theta, since = found, trial, 0
+            kept["levels"] = student.sigmas(theta)
+        elif since == len(trials):
+            reach, since = reach / 2.0, 0
+        kept |= {"theta": theta, "reach": torch.tensor(reach, dtype=torch.float64), "since": torch.tensor(since)}
+        yield progress()
