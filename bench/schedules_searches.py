@@ -59,8 +59,9 @@ def ld3(lesson: Lesson, on: Problem, steps: int, start: list[float]) -> list[flo
 
 
 def autodiffusion(lesson: Lesson, on: Problem, steps: int, start: list[float]) -> list[float]:
-    part = Lesson(lesson.model, lesson.x[:FEW + 1], lesson.targets[:FEW + 1], lesson.plan, held=1) if small(on) else (
-        lesson)
+    part = lesson
+    if small(on):
+        part = Lesson(lesson.model, lesson.x[:FEW + 1], lesson.targets[:FEW + 1], lesson.plan, held=1, top=lesson.top)
     breeding = Breeding(16, 4, 8, 4) if small(on) else Breeding()
     space = [*reversed(on.levels.sigmas.tolist()), 0.0]
     *_, last = evolve(part, space, steps=steps, epochs=3 if small(on) else 6, breeding=breeding, fitness="median")
