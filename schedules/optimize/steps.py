@@ -17,6 +17,7 @@ from .teacher import Lesson, Plan, Score, score_of, taught, teacher_cost
 
 FEW = 8  # noises that every family is tried on, before the best few are on all
 FINE = 40  # steps of the accurate run that coefficients are fitted to
+HEATS, APART = 5, 0.4  # schedules that levels are learned from for a while, and how far apart in log sigma they are
 
 
 class Found(NamedTuple):
@@ -106,8 +107,11 @@ def search_lesson(lesson: Lesson, families: dict[str, list[float]], search: Sear
         yield _progress(lesson, kept)
     start = best[int(kept["judged"][:, 0].argmin())]
     powers = power_starts(start[0], len(start) - 1, process) if start[-1] == 0.0 else []
-    if search.free == "levels":
-        start = _best_start(lesson, [start, *powers], few, kept, until=begun + 6.0 * search.minutes)
+    if search.free == "levels" and len(start) > 2:
+        for progress in _heats(lesson, [start, *_distinct(families, kept["few"]), *powers], search, process, kept):
+            kept.update(progress.state)
+            yield progress._replace(state=dict(kept))
+        start = kept["start"].tolist()
     elif len(start) > 2:
         starts = [*_distinct(families, kept["few"]), *powers]
         for progress in _fitted(lesson, starts, process, kept, until=begun + 30.0 * search.minutes):
@@ -127,17 +131,42 @@ def search_lesson(lesson: Lesson, families: dict[str, list[float]], search: Sear
     yield _progress(lesson, kept)
 
 
-def _best_start(lesson: Lesson, starts: list[list[float]], few: slice, state: dict[str, Tensor], *, until: float
-                ) -> list[float]:
-    """"start": the best on FEW noises of those that there is time for."""
-    if "start" not in state:
-        found = []
-        for levels in starts:
-            found.append(lesson.score(levels, few).median)
-            if time.monotonic() > until:
-                break
-        state["start"] = torch.tensor(starts[found.index(min(found))], dtype=torch.float64)
-    return state["start"].tolist()
+def _heats(lesson: Lesson, starts: list[list[float]], search: Search, process: Process, state: dict[str, Tensor]
+           ) -> Iterator[Progress]:
+    """"start": of a few unlike schedules the one whose levels, learned for a short while, end nearest: where learning
+    ends has little to do with how near a schedule is as it is. Where there are no gradients, the nearest as it is."""
+    begun, few = time.monotonic(), slice(0, min(FEW, lesson.training.stop))
+    if "heats" not in state:
+        plain = torch.tensor([lesson.score(levels, few).median if time.monotonic() < begun + 6.0 * search.minutes
+                              else math.inf for levels in starts])
+        chosen = _unlike([starts[place] for place in plain.argsort().tolist()])
+        state = {**state, "heats": torch.tensor(chosen, dtype=torch.float64), "heat": torch.tensor(0),
+                 "start": torch.tensor(chosen[0], dtype=torch.float64)}
+        yield _progress(lesson, state)
+    heats = state["heats"] if search.gradients else state["heats"][:0]
+    for place in range(int(state["heat"]), len(heats)):
+        left = 0.3 * search.minutes - (time.monotonic() - begun) / 60.0
+        if left < 0.0:
+            break
+        *_, last = learn_plan(lesson, heats[place].tolist(), free="levels", check_every=10**6, minutes=left,
+                              iterations=max(search.iterations // 10, 5), minibatch=search.minibatch,
+                              seed=search.seed, process=process)
+        found = last.state["losses"].min()
+        state = {**state, "heat": torch.tensor(place + 1)}
+        if found < state.get("heat_loss", math.inf):
+            state |= {"heat_loss": found, "start": last.state["sigmas"]}
+        yield _progress(lesson, state)
+
+
+def _unlike(schedules: list[list[float]]) -> list[list[float]]:
+    """The first HEATS that are not nearly another before them."""
+    found: list[list[float]] = []
+    for levels in schedules:
+        logs = [math.log(level) for level in levels if level > 0.0]
+        near = (max(abs(a - math.log(b)) for a, b in zip(logs, other)) for other in found)
+        if all(distance > APART for distance in near):
+            found.append(levels)
+    return found[:HEATS]
 
 
 def _distinct(families: dict[str, list[float]], few: Tensor) -> list[list[float]]:
