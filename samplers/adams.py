@@ -3,6 +3,7 @@
 On a VE model e is the predicted noise, on a flow model the velocity; the equation is the same, so every plan here keeps
 its order on both and starts at a flow's sigma = 1 as anywhere else.
 """
+import functools
 import math
 from itertools import pairwise
 
@@ -44,9 +45,16 @@ def interval_weights(nodes: list[float], start: float, end: float) -> list[float
 
 def integral(function, start: float, end: float) -> float:
     """Integral of function(sigma) over sigma, by 48 Gauss-Legendre points in log sigma."""
-    import numpy as np
-
-    points, shares = np.polynomial.legendre.leggauss(48)
+    points, shares = _gauss_legendre(48)
     low, high = math.log(start), math.log(end)
     levels = [math.exp(low + (point + 1.0) / 2.0 * (high - low)) for point in points]
     return math.fsum(share * (high - low) / 2.0 * level * function(level) for share, level in zip(shares, levels))
+
+
+@functools.cache
+def _gauss_legendre(count: int) -> tuple[list[float], list[float]]:
+    """Points in [-1, 1] and their shares."""
+    import numpy as np
+
+    points, shares = np.polynomial.legendre.leggauss(count)
+    return points.tolist(), shares.tolist()
