@@ -24,13 +24,16 @@ from ..samplers.unipc import plan_unipc
 from ..schedules.align_your_steps import align_your_steps_sigmas
 from ..schedules.classic import SCHEDULERS, classic_sigmas
 from ..schedules.gits_table import gits_sigmas
+from ..schedules.optimize.plan import told_model
 from ..schedules.optimize.steps import FEW, Search, same_start, search_lesson, table_in
 from ..schedules.optimize.teacher import Lesson, Score, score_of
 from .schedules_problems import Problem, frechet_of, problem
 from .schedules_searches import BY_SOLVER, EULER_ONLY, SHARED
 
 STEPS = (5, 7, 10)
-LEARNED = {"learned levels": "levels", "learned plan": "levels+coefficients"}  # and what is free
+LEARNED = {"learned levels": "levels", "learned plan": "levels+coefficients",  # and what is free
+           "learned plan, told levels too": "all"}
+SEARCHED = ("few", "judged", "fitted", "fit_loss", "fitted_change")  # of a plan's search, that others go on from
 PICTURES = 256  # that the Frechet distance is taken of
 SOLVERS = {
     "DPM-Solver++ 2M": lambda sigmas, on: plan_dpm_solver_pp(sigmas, order=2, process=on.process),
@@ -44,7 +47,7 @@ STOCK = {  # ComfyUI's other samplers of one call a step without noise, for "the
     "ipndm": lambda sigmas, on: plan_pndm(sigmas, variant="iPNDM", process=on.process),
     "uni_pc": lambda sigmas, on: plan_unipc(sigmas, order=3, variant="bh1", process=on.process),
 }
-ITERATIONS = {"exact": (200, 400), "shapes": (20, 30)}  # of learned levels, and of learned plans
+ITERATIONS = {"exact": (200, 400, 400), "shapes": (20, 40, 40)}  # of each of LEARNED
 MINIBATCH = {"exact": 64, "shapes": 12}
 
 
@@ -131,18 +134,18 @@ def measure_job(job: Job) -> list[Row]:
         for schedule, (kind, levels, seconds) in {**fixed, **(shared if solver in SOLVERS else {})}.items():
             if solver in SOLVERS or kind == "stock":
                 rows.append(Row(job.problem, job.steps, solver, schedule, kind, lesson.score(levels), seconds))
-                ways.append(plan(levels))
+                ways.append((plan(levels), None))
         for name, score, seconds, way in learned(lesson, on, job, fixed, solver=solver) if solver in SOLVERS else ():
             rows.append(Row(job.problem, job.steps, solver, name, "learned", score, seconds))
             ways.append(way)
     if not job.problem.startswith("exact"):
         for i in best_places(rows):
-            rows[i] = rows[i]._replace(frechet=frechet_of(ways[i], job.problem, 32 if job.quick else PICTURES))
+            rows[i] = rows[i]._replace(frechet=frechet_of(*ways[i], job.problem, 32 if job.quick else PICTURES))
     return rows
 
 
 def best_places(rows: list[Row]) -> list[int]:
-    """Of the least medians among stock rows, learned levels and learned plans."""
+    """Of the least medians among stock rows and each of LEARNED."""
     groups = {}
     for i, row in enumerate(rows):
         if row.kind == "stock" or row.schedule in LEARNED:
@@ -169,17 +172,23 @@ def timed(make: Callable):
 
 
 def learned(lesson: Lesson, on: Problem, job: Job, fixed: dict, *, solver: str
-            ) -> Iterator[tuple[str, Score, float, list | None]]:
-    """(name, score, seconds, the plan where it was learned): levels, and a plan, learned for the lesson's solver from
-    the best fixed schedule on its training noises."""
+            ) -> Iterator[tuple[str, Score, float, tuple | None]]:
+    """(name, score, seconds, the plan and its told levels where it was learned): levels, and plans, learned for the
+    lesson's solver from the best fixed schedule on its training noises."""
     kind, few = job.problem.split("-")[0], slice(0, min(FEW, lesson.training.stop))
     families = same_start({name: levels for name, (_, levels, _) in fixed.items()}, on.top)
     start = min(families.values(), key=lambda levels: lesson.score(levels, few).median)
-    for i, (name, free) in enumerate(LEARNED.items()):
-        search = Search(1e6, free, 3 if job.quick else ITERATIONS[kind][i], MINIBATCH[kind])
-        last, seconds = timed(lambda search=search: [*search_lesson(lesson, families, search, process=on.process)][-1])
-        way = steps_of_table(table_in(last.state))
-        yield name, score_of(lesson.errors(way, lesson.judging)), seconds, way
+    searched, spent = {}, 0.0
+    for (name, free), iterations in zip(LEARNED.items(), ITERATIONS[kind]):
+        search = Search(1e6, free, 3 if job.quick else iterations, MINIBATCH[kind])
+        state, seconds = timed(lambda search=search, state=searched: [*search_lesson(
+            lesson, families, search, process=on.process, state=state)][-1].state)
+        steps, told = steps_of_table(table_in(state)), state["told"] if free == "all" else None
+        score = score_of(lesson.errors(steps, lesson.judging, change=told is not None and (
+            lambda model, told=told: told_model(model, told)) or None))
+        yield name, score, seconds + (spent if free == "all" else 0.0), (steps, told)
+        if free == "levels+coefficients":
+            searched, spent = {key: state[key] for key in SEARCHED if key in state}, seconds
     for name, search in BY_SOLVER.items():
         levels, seconds = timed(lambda search=search: search(lesson, on, job.steps, start))
         yield name, lesson.score(levels), seconds, None

@@ -17,7 +17,8 @@ rule the means. "Best stock": the least median of ComfyUI's nine schedulers with
 deis and uni_pc, all of one call a step. The optimizers' budgets are small, in bench/schedules.py and
 bench/schedules_searches.py; seconds are of one thread, with others beside it. Problems and numbers of steps that are
 missing were not measured. Frechet distance: of the judge's features of {PICTURES} pictures, of other noises and
-captions, from those of true scenes, for the best stock one, the best learned levels and the best learned plan."""
+captions, from those of true scenes, for the best stock one and the best of each that is learned. "Told levels too":
+Optimize plan's free = all, whose seconds count those of the learned plan above it, from whose fit it goes on."""
 
 
 def tables(rows: list[Row], teachers: dict[str, float]) -> list[Table]:
@@ -81,7 +82,8 @@ def plotted(rows: list[Row]) -> dict[str, list[tuple[float, float]]]:
     """Least median of any solver by steps: stock, learned levels, learned plan, of each problem."""
     curves: dict[str, list[tuple[float, float]]] = {}
     for name, steps in dict.fromkeys((row.problem, row.steps) for row in rows):
-        for kind, wanted in (("stock", None), ("levels", "learned levels"), ("plan", "learned plan")):
+        for kind, wanted in (("stock", None), ("levels", "learned levels"), ("plan", "learned plan"),
+                             ("told", "learned plan, told levels too")):
             medians = [row.score.median for row in rows if (row.problem, row.steps) == (name, steps)
                        and (row.kind == "stock" if wanted is None else row.schedule == wanted)]
             if medians:

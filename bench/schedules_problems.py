@@ -13,6 +13,7 @@ from ..models.weights import shapes_judge
 from ..samplers.clock import Clock
 from ..samplers.linear import Step, run
 from ..samplers.process import FLOW, VE, Process
+from ..schedules.optimize.plan import told_model
 from ..schedules.optimize.teacher import Lesson, Plan, score_of, teach
 from .shapes import PART, captions_of, load
 from .solvers_problems import load_mixture
@@ -120,15 +121,16 @@ def shapes_problem(network: str, cfg: float, count: int, held: int, *, seed: int
 
 
 @torch.no_grad()
-def frechet_of(steps: list[Step], name: str, count: int) -> float:
+def frechet_of(steps: list[Step], told: Tensor | None, name: str, count: int) -> float:
     """The judge's Frechet distance from true scenes of the pictures that a plan makes of `count` captions, with noises
-    that no other problem has."""
+    that no other problem has; told: of a plan with told levels."""
     network, cfg = name.split("@")
     on = shapes_problem(network, float(cfg), count, 1, seed=SEED + 1)
     made = []
     for i in range(0, count, PART):
         part = slice(i, i + PART)
         x = on.x[part] if steps[0].sigma == on.top else on.x[part] * (steps[0].sigma / on.top)
-        made.append(on.model.vae.decode(run(on.model.of(part), x, steps).float()).movedim(-1, 1) * 2.0 - 1.0)
+        model = on.model.of(part) if told is None else told_model(on.model.of(part), told)
+        made.append(on.model.vae.decode(run(model, x, steps).float()).movedim(-1, 1) * 2.0 - 1.0)
     captions = captions_of((1, 2, 3), count)
     return judge_pictures(shapes_judge(), torch.cat(made), captions).together["frechet_distance"]

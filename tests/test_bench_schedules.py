@@ -52,7 +52,7 @@ def test_the_frechet_distance_is_of_the_best_of_each_kind():
     assert frechet_lines(made, "p", 5) == ["Frechet distance: Euler, learned plan 0.25."]
     on = problem("shapes-dit@1")
     far, near = (frechet_of(plan_ddim(classic_sigmas("simple", on.levels, steps).tolist(), process=on.process),
-                            "shapes-dit@1", 32) for steps in (1, 6))
+                            None, "shapes-dit@1", 32) for steps in (1, 6))
     assert near < far
 
 
