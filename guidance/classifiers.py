@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 SEES = ("picture", "latent", "noisy latent")
+CLASSIFIER_FOLDER = Path(__file__).parent.parent / "models" / "classifiers"  # those of the pack
 
 
 class Classifier(NamedTuple):
@@ -73,7 +74,8 @@ class Classifier(NamedTuple):
 def load_torchscript(path: Path) -> nn.Module:
     """The network of a TorchScript file in float32, its weights able to pass gradients."""
     if not path.is_file():
-        raise ValueError(f"there is no classifier {path}; save one there with torch.jit.save")
+        raise ValueError(f"there is no classifier {path.name}; save one in models/odeon_classifiers with "
+                         "torch.jit.save")
     try:
         with torch.inference_mode(False):
             network = torch.jit.load(str(path), map_location="cpu").float().eval()

@@ -3,13 +3,14 @@ import torch
 
 from .. import host
 from ..guidance.classifier import joint_over_marginal
-from ..guidance.classifiers import SEES, Classifier, load_torchscript
+from ..guidance.classifiers import CLASSIFIER_FOLDER, SEES, Classifier, load_torchscript
 from ..guidance.gradient import gradient_at
 from ..guidance.losses import Loss, brightness_distance, colour_distance, distance
 from ..guidance.minority import difference
 from ..models.questions import ANSWERS, Question
 from ..models.shapes import PLACES
 from ..models.weights import shapes_judge
+from .files import found_file, names_of
 from .inputs import CHOICE, FLOAT, INT, SOCKET
 
 FOLDER = "odeon_classifiers"
@@ -159,10 +160,11 @@ class OdeonLoadClassifier:
 
     @classmethod
     def INPUT_TYPES(cls):
-        names = sorted(path.stem for path in host.folder(FOLDER).glob("*.pt")) or ["none"]
         numbers = {"tooltip": "Red, green and blue, divided by commas.", "advanced": True}
         return {"required": {
-            "name": CHOICE(names, "A .pt file that torch.jit.save wrote, in models/odeon_classifiers."),
+            "name": CHOICE(names_of(FOLDER, CLASSIFIER_FOLDER, ".pt") or ["none yet"], "A .pt file that torch.jit.save "
+                           "wrote, in models/odeon_classifiers, or one of the pack; yours comes first where both have "
+                           "the name."),
             "sees": CHOICE(SEES, "What it was trained on: clean pictures, clean latents, or latents noised to unit "
                                  "size together with the timestep."),
             "labels": ("STRING", {"default": "1000", "multiline": True, "tooltip": "Its classes in order, a line "
@@ -178,9 +180,7 @@ class OdeonLoadClassifier:
         lines = [line.strip().lower() for line in labels.splitlines() if line.strip()]
         if len(lines) == 1 and lines[0].isdecimal():
             lines = [str(i) for i in range(int(lines[0]))]
-        if {"/", "\\"} & set(name) or name.startswith("."):
-            raise ValueError(f"name must be a plain file name, got {name!r}")
-        network = load_torchscript(host.folder(FOLDER) / f"{name}.pt")
+        network = load_torchscript(found_file(FOLDER, CLASSIFIER_FOLDER, name, ".pt"))
         return (Classifier(network, sees, tuple(lines), size=size, mean=three(mean, "mean"), std=three(std, "std")),
                 "\n".join(lines))
 

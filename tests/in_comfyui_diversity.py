@@ -187,18 +187,9 @@ def check_repulsion_pushes_a_batch_apart_and_leaves_one_alone():
 
 
 def trained_adapter(model, recorded, name):
-    """From AGD: train and its file; random where ComfyUI's own kernels give no gradients (Flux, since 0.8)."""
-    try:
-        found = build("OdeonAGDTrain", model=model, trajectories=recorded, name=name, hidden=16, iterations=4, picks=2,
-                      rate=0.003, start_seed=0)["result"][0]
-    except HOST.NoGradients as error:
-        assert name != "shapes-unet" and "apply_rope" in str(error), error
-        places, about = HOST.adapter_places(model), {**recorded["about"], "words": 64, "hidden": 16}
-        with torch.inference_mode(False):
-            adapters = importlib.import_module(f"{NAME}.guidance.agd").Adapters(places, words=64, hidden=16)
-            for adapter in adapters.places.values():
-                torch.nn.init.normal_(adapter.to_out.weight, std=0.1)
-            return {"weights": adapters.state_dict(), "about": {**about, "places": places}}
+    """From AGD: train and its file."""
+    found = build("OdeonAGDTrain", model=model, trajectories=recorded, name=name, hidden=16, iterations=4, picks=2,
+                  rate=0.003, start_seed=0)["result"][0]
     loaded, = build("OdeonAGDApply", model=model, scale=3.0, name=name)
     assert loaded.model is model.model
     return found

@@ -1,9 +1,11 @@
 """Nodes of guidance by gradients, on the embedded runner: what TorchScript files may be, and what is refused."""
+import json
+
 import pytest
 import torch
 
 from odeon import NODE_CLASS_MAPPINGS
-from odeon.guidance.classifiers import Classifier
+from odeon.guidance.classifiers import CLASSIFIER_FOLDER, Classifier, load_torchscript
 from odeon.host.embedded.sampling import Guider, Noise
 from odeon.models.questions import ANSWERS, Question
 from odeon.models.shapes import draw_shapes
@@ -71,6 +73,31 @@ def test_a_noisy_classifier_from_a_file_guides_to_the_minority(files, shapes):
     textbook = made("OdeonClassifierGuidance", model=model, classifier=classifier, target="4", form="textbook",
                     scale=10.0)[0]
     assert not torch.equal(draw(textbook, prompts), plain)
+
+
+def test_the_shipped_classifier_leads_to_what_the_model_restores_badly(shapes):
+    """Mean minority scores of 12 pictures without a prompt: of no guidance, twice to the rarest quarter, to the
+    commonest."""
+    model, (_, empty), _ = shapes
+    classifier = made("OdeonLoadClassifier", name="shapes-unet-minority", sees="noisy latent", labels="4")[0]
+    solver = made("OdeonSamplerDDIM", eta=1.0)[0]
+    sigmas = made("OdeonSigmasPower", steps=10, sigma_max=14.6, sigma_min=0.03)[0]
+    noise, found = Noise(5).generate_noise({"samples": torch.zeros(12, 4, 16, 16)}), []
+    for target, scale in ((3, 0.0), (3, 3.5), (3, 20.0), (0, 20.0)):
+        guided = made("OdeonMinorityGuidance", model=model, classifier=classifier, target=target, scale=scale)[0]
+        with torch.inference_mode():
+            out = Guider(guided, empty, empty, 1.0).sample(noise, torch.zeros_like(noise), solver, sigmas, seed=5)
+        found.append(made("OdeonMinorityScore", model=model, positive=empty, negative=empty, repeats=2,
+                          latent={"samples": out})[1])
+    assert found == pytest.approx([8.97, 9.12, 10.98, 6.52], abs=0.15)
+
+
+def test_the_shipped_classifier_s_card_is_that_of_the_file():
+    card = json.loads((CLASSIFIER_FOLDER / "shapes-unet-minority.json").read_text())
+    file = CLASSIFIER_FOLDER / "shapes-unet-minority.pt"
+    assert card["parameters"] == sum(value.numel() for value in load_torchscript(file).parameters())
+    assert file.stat().st_size < 400_000 and card["quality"]["bins"] == 4
+    assert "shapes-unet-minority" in NODE_CLASS_MAPPINGS["OdeonLoadClassifier"].INPUT_TYPES()["required"]["name"][0]
 
 
 def test_pictures_and_features_from_a_file(files, shapes):

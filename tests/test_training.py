@@ -4,14 +4,15 @@ import shutil
 import pytest
 import torch
 
+from odeon.guidance.classifiers import load_torchscript
 from odeon.models.shapes import COLOURS, SHAPES, Scene, Thing
 from odeon.models.text import TOKENS
-from odeon.models.train import captioned, harness
+from odeon.models.train import captioned, harness, minority
 from odeon.models.train.__main__ import RECIPES
 from odeon.models.train.captioned import NAMES, layout_of
 from odeon.models.weights import FOLDER
 
-CAPTIONED = [name for name in RECIPES if name not in ("shapes-vae", "shapes-judge")]
+CAPTIONED = [name for name in RECIPES if name not in ("shapes-vae", "shapes-judge", "shapes-unet-minority")]
 
 
 @pytest.fixture
@@ -81,6 +82,20 @@ def test_a_killed_run_of_a_network_goes_on_where_it_was(folder, monkeypatch):
 
     weights = [load_file(folder / part / "shapes-dit-small.safetensors") for part in ("whole", "cut")]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_the_minority_classifier_is_learned_and_written_as_torchscript(folder, monkeypatch):
+    monkeypatch.setattr(minority, "POOL", 100)
+    monkeypatch.setattr(minority, "HELD_OUT", 100)
+    monkeypatch.setattr(minority, "REPEATS", 1)
+    monkeypatch.setattr(harness, "WARM_UP", 5)
+    recipe = RECIPES["shapes-unet-minority"](folder)
+    card = harness.train(recipe, folder, steps=40)
+    assert card["losses"][-1]["loss"] < card["losses"][0]["loss"] and card["quality"]["bins"] == minority.BINS
+    assert recipe.bins.bincount().tolist() == [25] * minority.BINS
+    network = load_torchscript(folder / "shapes-unet-minority.pt")
+    for size in ((16, 16), (24, 8)):
+        assert network(torch.randn(2, 4, *size), torch.tensor([0.0, 999.0])).shape == (2, minority.BINS)
 
 
 def test_muon_moves_matrices_by_orthogonal_steps():

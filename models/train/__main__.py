@@ -1,6 +1,6 @@
 """python -m odeon.models.train MODEL: makes the shipped weights from nothing, in this order: shapes-vae,
 shapes-judge, then the networks, which need these two in their folder (shapes-unet-v also needs shapes-unet, and
-shapes-unet-few needs shapes-unet-v)."""
+shapes-unet-few needs shapes-unet-v). shapes-unet-minority, a classifier, needs shapes-vae and shapes-unet."""
 from pathlib import Path
 from typing import Annotated
 
@@ -11,11 +11,12 @@ from . import harness
 from .autoencoder import AutoencoderRecipe
 from .dit import DiTRecipe, SmallDiTRecipe
 from .judge import JudgeRecipe
+from .minority import MinorityRecipe
 from .unet import FewStepUNetRecipe, UNetRecipe, VelocityUNetRecipe
 
 RECIPES = {"shapes-vae": lambda folder: AutoencoderRecipe(), "shapes-judge": lambda folder: JudgeRecipe()}
 RECIPES |= {recipe.name: recipe for recipe in (UNetRecipe, VelocityUNetRecipe, FewStepUNetRecipe, DiTRecipe,
-                                               SmallDiTRecipe)}
+                                               SmallDiTRecipe, MinorityRecipe)}
 app = typer.Typer(add_completion=False)
 
 
