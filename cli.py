@@ -19,6 +19,7 @@ from .host.embedded import graph
 from .host.embedded.context import Context, Events, running
 from .host.embedded.core_nodes import CORE_NODES
 from .host.embedded.files import make_folder, open_picture, pixels_of
+from .host.newer import require_known
 from .host.workflow import Workflow, WorkflowError, describe, inputs_of, load
 from .models.judge import is_caption
 
@@ -95,6 +96,7 @@ class _Job(NamedTuple):
 
     def changed(self, definitions: dict) -> Workflow:
         """The workflow with --seed and --set applied; the workflow inside saved pictures has them too."""
+        require_known(self.workflow, definitions)
         workflow = self.workflow if self.seed is None else self.workflow.set_seed(definitions, self.seed)
         return workflow.set_values(definitions, dict(_assignment(text) for text in self.values))
 
@@ -191,7 +193,9 @@ class _Display(Events):
 @reported
 def check(file: File) -> None:
     """List every problem of a workflow, without running it."""
-    prompt = load(file).to_prompt(_definitions())
+    workflow, definitions = load(file), _definitions()
+    require_known(workflow, definitions)
+    prompt = workflow.to_prompt(definitions)
     _require_sound(prompt, Context(Path("output"), _input_folders(file)))
     print(f"{file}: {len(prompt)} nodes, no problem")
 

@@ -142,5 +142,73 @@ def guidance(
         shown.print(f"written to {guidance_page.write(found, count)}", highlight=False)
 
 
+@app.command()
+def editing(
+    model: Annotated[list[str] | None, typer.Option(help="Only this one of shapes-unet and shapes-dit.")] = None,
+    count: Annotated[int, typer.Option(help="Edits a row, of held-out scenes.", min=3)] = 256,
+    only: Annotated[str, typer.Option(help="Only rows with this in their group or name.")] = "",
+    folder: Annotated[Path | None, typer.Option(help="Keeps every row here, to go on after a stop.")] = None,
+    write: Annotated[bool, typer.Option(help="Put the tables into docs/editing.md of the checkout.")] = False,
+) -> None:
+    """Edits of one colour, shape or place by every editor that takes words, by the judge. Hours on a CPU for 256."""
+    import tempfile
+
+    from . import editing_page
+    from .editing import MODELS, measure
+
+    names = model or list(MODELS)
+    if not set(names) <= set(MODELS):
+        raise typer.BadParameter(f"model must be one of {', '.join(MODELS)}, got {', '.join(names)}")
+    if write and (only or names != list(MODELS)):
+        raise typer.BadParameter("the page has all rows; leave --only and --model out")
+    found = measure(names, count=count, folder=folder or Path(tempfile.mkdtemp()), only=only)
+    shown = Console(width=None if sys.stdout.isatty() else 160)
+    shown.print(*editing_page.tables(found), *editing_page.sentences(found), highlight=False)
+    if write:
+        shown.print(f"written to {editing_page.write(found, count)}", highlight=False)
+
+
+@app.command()
+def inverse(
+    model: Annotated[list[str] | None, typer.Option(help="Only this one of shapes-unet and shapes-dit.")] = None,
+    count: Annotated[int, typer.Option(help="Pictures a row, held-out scenes.", min=1)] = 32,
+    only: Annotated[str, typer.Option(help="Only rows with this in their task or name.")] = "",
+    folder: Annotated[Path | None, typer.Option(help="Keeps every row here, to go on after a stop.")] = None,
+    write: Annotated[bool, typer.Option(help="Put the tables into docs/inverse.md of the checkout.")] = False,
+) -> None:
+    """Damaged pictures restored by DPS, PSLD and STSL, beside img2img. Hours on a CPU for 32 pictures."""
+    import tempfile
+
+    from . import inverse_page
+    from .inverse import MODELS, measure
+
+    names = model or list(MODELS)
+    if not set(names) <= set(MODELS):
+        raise typer.BadParameter(f"model must be one of {', '.join(MODELS)}, got {', '.join(names)}")
+    if write and (only or names != list(MODELS)):
+        raise typer.BadParameter("the page has all rows; leave --only and --model out")
+    found = measure(names, count=count, folder=folder or Path(tempfile.mkdtemp()), only=only)
+    shown = Console(width=None if sys.stdout.isatty() else 160)
+    shown.print(*inverse_page.tables(found), *inverse_page.sentences(found), highlight=False)
+    if write:
+        shown.print(f"written to {inverse_page.write(found, count)}", highlight=False)
+
+
+@app.command()
+def locales(
+    write: Annotated[bool, typer.Option(help="Put the files into locales/ of the checkout.")] = False,
+) -> None:
+    """The nodes' words as the page reads them, English and Chinese; lists texts that locales/zh.json lacks."""
+    from .. import NODE_CLASS_MAPPINGS
+    from .locales import missing, pages
+
+    for path, text in pages(NODE_CLASS_MAPPINGS).items():
+        if write:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    lacking = missing(NODE_CLASS_MAPPINGS)
+    Console().print(*lacking, f"{len(lacking)} texts without Chinese", sep="\n", markup=False, highlight=False)
+
+
 if __name__ == "__main__":
     app()

@@ -7,40 +7,63 @@ import inspect
 import logging
 import sys
 
-from ..measure.kept import read_tensors, write_tensors
+import torch
+
+from ..measure.kept import VERSION, read_tensors, write_tensors
 from ..samplers.process import FLOW
 from .adapters import Worn
-from .attention import patch_blocks, patch_network
-from .common import Call, OfModel, clock_of, planned
+from .attention import control_of, patch_blocks, patch_network
+from .common import Call, clock_of, planned
 from .denoiser import NoGradients
 from .gradients import Decoder
+from .live import remember
 from .measuring import key_of, same_weights
+from .renamed import follow_queued
+from .sampler_key import sampler_key
+from .sampling import OfModel
+from .tap import Tap, patch_shared, patch_tap
 
 if "comfy" in sys.modules:
     from . import comfyui as _host
+    from . import comfyui_menu as _menu
 else:
     from . import embedded as _host
+    from .embedded import menu as _menu
 
+follow_queued()
 folder, identity, process_of = _host.folder, _host.identity, _host.process_of
-as_latent, levels_of, predicts_eps = _host.as_latent, _host.levels_of, _host.predicts_eps
-of_latent = _host.of_latent
+as_latent, predicts_eps = _host.as_latent, _host.predicts_eps
+of_latent, colours_of = _host.of_latent, _host.colours_of
 relabel, with_table = _host.relabel, _host.with_table
 make_clip, make_model, make_network, make_vae = _host.make_clip, _host.make_model, _host.make_network, _host.make_vae
 noise, patch_guidance, patch_prediction = _host.noise, _host.patch_guidance, _host.patch_prediction
 patch_evaluation, patch_scale, with_model = _host.patch_evaluation, _host.patch_scale, _host.with_model
-patches_of, sampler, solver = _host.patches_of, _host.sampler, _host.solver
+patches_of, sampler, solver, inverter = _host.patches_of, _host.sampler, _host.solver, _host.inverter
+sampled = _host.sampled
 attention_layers, levels_of_skips = _host.attention_layers, _host.levels_of_skips
-patch_conditions = _host.patch_conditions
+patch_conditions, patch_control = _host.patch_conditions, _host.patch_control
 adapter_places = _host.adapter_places
+followed, preview = _menu.followed, _menu.preview
+named_sampler, named_sigmas = _menu.named_sampler, _menu.named_sigmas
+sampler_names, scheduler_names = _menu.sampler_names, _menu.scheduler_names
 
-__all__ = ["SCHEDULES", "Call", "NoGradients", "OfModel", "adapted", "adapter_places", "after_steps", "as_latent",
-           "attention_layers", "decoder", "folder", "identity", "levels_of", "levels_of_skips", "make_clip",
-           "make_model", "make_network", "make_vae", "measure", "noise", "of_latent", "patch_blocks",
-           "patch_conditions", "patch_evaluation", "patch_guidance", "patch_network", "patch_prediction", "patch_scale",
-           "plan_for", "plan_of", "predicts_eps", "process_of", "relabel", "replanned", "same_weights", "sampler",
-           "solver", "student", "time_of", "with_model", "with_table", "wrapped"]
+__all__ = ["Call", "NoGradients", "OfModel", "SCHEDULES", "adapted", "adapter_places", "after_steps", "as_latent",
+           "attention_layers", "colours_of", "control_of", "decoder", "drawn", "folder", "followed", "identity",
+           "inverter", "levels_of", "levels_of_skips", "make_clip", "make_model", "make_network", "make_vae",
+           "measure", "named_sampler", "named_sigmas", "noise", "of_latent", "patch_blocks", "patch_conditions",
+           "patch_control", "patch_evaluation", "patch_guidance", "patch_network", "patch_prediction", "patch_scale",
+           "plan_for", "plan_of", "predicts_eps", "preview", "process_of", "record_of", "relabel", "replanned",
+           "same_weights", "sampled", "sampler", "sampler_names", "scheduler_names", "shared_attention", "solver",
+           "student", "tapped", "time_of", "with_model", "with_table", "wrapped"]
 
 SCHEDULES = "odeon_schedules"  # the folder of learned steps and plans
+
+
+def levels_of(model):
+    """The noise levels of a MODEL: sigmas (its table, rising), sigma_min, sigma_max, and what its network is told of a
+    level, timestep(sigma tensor), beside sigma(timestep tensor), which of flow models is no inverse of it."""
+    remember(model)
+    return _host.levels_of(model)
 
 
 def measure(model, positive, negative, cfg: float, *, what: str, latent: dict, count: int, sigmas, seed: int,
@@ -74,6 +97,30 @@ def measure(model, positive, negative, cfg: float, *, what: str, latent: dict, c
     return task.result, about
 
 
+def drawn(model, positive, negative, cfg: float, *, sampler, sigmas, latent: dict, seed: int, done: int = 0,
+          total: int = 0) -> tuple[torch.Tensor, int]:
+    """followed(), its result kept in folder("cache"), so that the same run is there at once another time; a SAMPLER
+    that sampler_key can't tell from others is run again."""
+    key, kept = sampler_key(sampler), None
+    if key is not None:
+        about = {"what": "a drawn picture", "model": identity(model), "patches": key_of(patches_of(model)), "cfg": cfg,
+                 "seed": seed, "conditioning": key_of([positive, negative]), "sampler": key, "odeon": VERSION,
+                 "latent": key_of([latent["samples"], latent.get("noise_mask"), latent.get("batch_index")]),
+                 "host": _menu.__name__.rpartition(".")[2]}
+        kept = folder("cache") / f"{key_of([about, sigmas.tolist()])}.safetensors"
+        if kept.is_file():
+            found = read_tensors(kept)[0]
+            return found["samples"], int(found["calls"])
+    samples, calls = followed(model, positive, negative, cfg, sampler=sampler, sigmas=sigmas, latent=latent, seed=seed,
+                              done=done, total=total)
+    if kept is not None:
+        try:
+            write_tensors(kept, {"samples": samples, "calls": torch.tensor(calls)}, about)
+        except ValueError as error:  # the result itself is there
+            logging.warning("Odeon: %s", error)
+    return samples, calls
+
+
 def student(sampler, process, clock):
     """plan(sigmas: list[float]) -> steps of a SAMPLER made by `solver`; clock: see planned."""
     plan_fn, options = plan_of(sampler)
@@ -99,6 +146,16 @@ def adapted(model, adapters, scale: float, *, mark: str):
     return patch_conditions(patched, worn.start), worn
 
 
+def shared_attention(model, shape, share: float):
+    """A MODEL whose pictures of a batch all have the first one's content; see patch_shared."""
+    return patch_shared(model, _host.network_of(model), shape, share, attend=_host.own_attention)
+
+
+def tapped(model, where: str) -> tuple[object, Tap]:
+    """(a MODEL whose network's inner state can be read and changed, its Tap) at a place: 'middle' or 'fine'."""
+    return patch_tap(model, _host.network_of(model), where)
+
+
 def time_of(model):
     """time(sigma: float) -> the model's own time in [0, 1], 1 at pure noise: sigma of flow models, else the share of
     the table of levels below it."""
@@ -109,6 +166,11 @@ def time_of(model):
         return min(max(clock.time_of(sigma) / last, 0.0), 1.0)
 
     return time
+
+
+def record_of(sampler) -> list | None:
+    """What the last run of a SAMPLER made by `sampler` left in its option `record`; None where it has none."""
+    return getattr(getattr(sampler, "sampler_function", None), "options", {}).get("record")
 
 
 def plan_of(sampler):

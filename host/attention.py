@@ -2,11 +2,12 @@
 import math
 import re
 from collections.abc import Callable
-from itertools import groupby
+from itertools import groupby, product
 
 from torch import Tensor
 
 Layer = tuple[str, int, int]  # kind; its place; in a UNet, which transformer of that block, else 0
+_CONTROL = "odeon_control"  # a MODEL's own in its transformer_options
 _NAME = re.compile(r"(input|middle|output|double|single)(?:\.(\d+)(?:-(\d+))?(?:\.(\d+)(?:-(\d+))?)?)?")
 
 
@@ -166,6 +167,42 @@ def _require_places(found: int, expected: int) -> None:
     if found != expected:
         raise ValueError(f"a self-attention sees {found} places where the picture has {expected}: another patch joins, "
                          "splits or adds places (token merging, HyperTile, references); take that one off")
+
+
+def patch_control(model, network, control, attend: Callable):
+    """A MODEL of a UNet whose every attention, of places and of words, runs control.attention (an AttentionControl).
+
+    What replaced a layer's attention before runs inside. attend(q, k, v, extra): a UNet's own attention.
+    """
+    layers = [layer for layer in layers_of(network) if layer[0] in ("input", "middle", "output")]
+    if not layers:
+        raise ValueError(f"attention control works on UNets (SD1.5, SDXL), got a {type(network).__name__}; on "
+                         "Flux-like and SD3-like models take FlowEdit or InfEdit without it")
+    patched = model.clone()
+    before = patched.model_options["transformer_options"].get("patches_replace", {})
+    for name, (kind, i, inner) in product(("attn1", "attn2"), layers):
+        here = before.get(name, {})
+        previous = here.get((kind, i, inner)) or here.get((kind, i)) or attend
+        patched.set_model_patch_replace(_controlled(control, (name, kind, i, inner), previous), name, kind, i, inner)
+    patched.model_options["transformer_options"][_CONTROL] = lambda: control  # ComfyUI copies what is no function
+    return patched
+
+
+def _controlled(control, layer: tuple, previous):
+    def attention(q: Tensor, k: Tensor, v: Tensor, extra: dict) -> Tensor:
+        grid = tuple(extra["activations_shape"][-2:])
+        if control.running:
+            _require_places(q.shape[1], math.prod(grid))
+        return control.attention(q, k, v, attend=lambda q, k, v: previous(q, k, v, extra), layer=layer,
+                                 kinds=extra["cond_or_uncond"], heads=extra["n_heads"], grid=grid)
+
+    return attention
+
+
+def control_of(model):
+    """The AttentionControl of a MODEL, None without one."""
+    made = model.model_options.get("transformer_options", {}).get(_CONTROL)
+    return made and made()
 
 
 def around_blocks(replaced: dict, layers, after) -> dict:

@@ -18,18 +18,25 @@ from .comfyui_attention import (
     adapter_places,
     attention_layers,
     levels_of_skips,
+    network_of,
+    own_attention,
     patch_conditions,
+    patch_control,
 )
+from .comfyui_editing import prompting
 from .comfyui_guidance import patch_evaluation, patch_guidance, patch_prediction, patch_scale, with_model
-from .comfyui_levels import as_latent, levels_of, of_latent, predicts_eps, relabel, with_table
-from .common import Sampling, Solver, clock_of
+from .comfyui_levels import as_latent, colours_of, levels_of, of_latent, predicts_eps, relabel, with_table
+from .common import Solver, clock_of
 from .denoiser import smooth
+from .inverting import upward
 from .measuring import Measuring, fingerprint
+from .sampling import Sampling
 
-__all__ = ["adapter_places", "as_latent", "attention_layers", "folder", "identity", "levels_of", "levels_of_skips",
-           "make_clip", "make_model", "make_network", "make_vae", "measured", "noise", "of_latent",
-           "patch_conditions", "patch_evaluation", "patch_guidance", "patch_prediction", "patch_scale",
-           "patches_of", "predicts_eps", "process_of", "relabel", "sampler", "solver", "with_model", "with_table"]
+__all__ = ["adapter_places", "as_latent", "attention_layers", "colours_of", "folder", "identity", "inverter",
+           "levels_of", "levels_of_skips", "make_clip", "make_model", "make_network", "make_vae", "measured",
+           "network_of", "noise", "of_latent", "own_attention", "patch_conditions", "patch_control",
+           "patch_evaluation", "patch_guidance", "patch_prediction", "patch_scale", "patches_of", "predicts_eps",
+           "process_of", "relabel", "sampled", "sampler", "solver", "with_model", "with_table"]
 
 
 def solver(plan_fn, **options):
@@ -39,8 +46,33 @@ def solver(plan_fn, **options):
 
 def sampler(sample_fn, **options):
     """A SAMPLER that runs sample_fn(model, x, sigmas, process=..., callback=..., **options), which picks its steps."""
-    return comfy.samplers.KSAMPLER(Sampling(sample_fn, options, process_of=process_of, table_of=_table_of,
-                                                  identity_of=identity))
+    return comfy.samplers.KSAMPLER(_sampling(sample_fn, options))
+
+
+def inverter(sample_fn, **options):
+    """A sampler() that runs up rising sigmas, from a clean LATENT to its noise; see upward."""
+    class Inverter(comfy.samplers.KSAMPLER):
+        def sample(self, model_wrap, sigmas, *args, **kwargs):
+            return super().sample(model_wrap, upward(sigmas, process_of(model_wrap.model_patcher)), *args, **kwargs)
+
+    return Inverter(_sampling(sample_fn, options))
+
+
+def _sampling(sample_fn, options: dict) -> Sampling:
+    return Sampling(sample_fn, options, process_of=process_of, table_of=_table_of, identity_of=identity,
+                    prompting=prompting, weights_of=lambda model: model.model.diffusion_model,
+                    interruptions=(comfy.model_management.InterruptProcessingException,))
+
+
+def sampled(model, positive, negative, cfg: float, *, sampler, sigmas, latent: dict, seed: int) -> torch.Tensor:
+    """The samples that SamplerCustom would give with noise of that seed, for a LATENT whose mask is left out."""
+    import latent_preview
+
+    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
+    noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
+    return comfy.sample.sample_custom(model, noise, cfg, sampler, sigmas, positive, negative, samples,
+                                      callback=latent_preview.prepare_callback(model, len(sigmas) - 1),
+                                      disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=seed)
 
 
 def process_of(model) -> Process:
@@ -173,7 +205,6 @@ def _base_model(unet_config: dict, *, prediction: str, levels, channels: int, rg
                 manual_cast: torch.dtype | None = None):
     """ComfyUI's BaseModel for a prediction type and latents of `channels`."""
     import comfy.latent_formats
-    import comfy.ldm.flux.model
     import comfy.model_base
     import comfy.supported_models_base
 
@@ -192,6 +223,8 @@ def _base_model(unet_config: dict, *, prediction: str, levels, channels: int, rg
     kinds, base = comfy.model_base.ModelType, comfy.model_base.BaseModel
     kind = {"eps": kinds.EPS, "v": kinds.V_PREDICTION, "flow": kinds.FLOW}[prediction]
     if "image_model" in unet_config:
+        import comfy.ldm.flux.model
+
         base, kind = comfy.model_base.Flux, kinds.FLUX
         if "txt_ids_dims" in comfy.ldm.flux.model.FluxParams.__annotations__:  # since ComfyUI 0.6
             unet_config = {**unet_config, "txt_ids_dims": []}

@@ -4,6 +4,7 @@ from comfy.ldm.modules.attention import optimized_attention
 
 from .adapters import places_of
 from .attention import grid_of, named_layers, skip_levels
+from .attention import patch_control as patch_unet
 from .attention import with_attention as options_with_attention
 
 _CONDITIONS = "odeon_conditions"  # a run's own changes of conditions in its transformer_options
@@ -11,22 +12,28 @@ _CONDITIONS = "odeon_conditions"  # a run's own changes of conditions in its tra
 
 def attention_layers(model, names: str):
     """The self-attention layers of a MODEL that a list of names picks, for Call.predict's attention (named_layers)."""
-    return named_layers(_network(model), names)
+    return named_layers(network_of(model), names)
 
 
 def levels_of_skips(model) -> list[int]:
     """The resolution, counted from the deepest, at which each output block of a MODEL's UNet takes its skip."""
-    return skip_levels(_network(model))
+    return skip_levels(network_of(model))
 
 
-def _network(model):
+def network_of(model):
+    """The network of a MODEL."""
     network = model.get_model_object("diffusion_model")
     return getattr(network, "_orig_mod", network)  # of a compiled one
 
 
+def patch_control(model, control):
+    """A MODEL under an AttentionControl; see attention.patch_control."""
+    return patch_unet(model, network_of(model), control, own_attention)
+
+
 def adapter_places(model) -> dict[str, int]:
     """Where a MODEL takes adapters and how wide it is there; see places_of."""
-    return places_of(_network(model))
+    return places_of(network_of(model))
 
 
 def patch_conditions(model, start):
@@ -55,11 +62,19 @@ def patch_conditions(model, start):
     return patched
 
 
+def fresh_conditions(options: dict, noise) -> dict:
+    """model_options of one more guider in a run: the run's changes of conditions with states of their own."""
+    inner = options.get("transformer_options", {})
+    if _CONDITIONS in inner:
+        inner[_CONDITIONS] = {start: start(noise) for start in inner[_CONDITIONS]}
+    return options
+
+
 def with_attention(model, options: dict, attention) -> dict:
     """model_options for evaluations of a BaseModel in which attention = (layers, replacement) holds."""
     network, note = getattr(model.diffusion_model, "_orig_mod", model.diffusion_model), {}
     inner = options_with_attention(options.get("transformer_options", {}), network, *attention, note=note,
-                                   attend=_attend)
+                                   attend=own_attention)
 
     def look(executor, x, *args, **kwargs):
         if hasattr(network, "patch_size"):
@@ -72,7 +87,7 @@ def with_attention(model, options: dict, attention) -> dict:
     return {**options, "transformer_options": inner}
 
 
-def _attend(q, k, v, extra):
+def own_attention(q, k, v, extra):
     """A UNet's own attention (B, N, C)."""
     return optimized_attention(q, k, v, extra["n_heads"], attn_precision=extra["attn_precision"],
                                transformer_options=extra)

@@ -145,6 +145,15 @@ def _begin(executor, *args, **kwargs):
     return result
 
 
+def fresh_run(options: dict, guider, run) -> dict:
+    """model_options of one more guider in a run (a KSamplerX0Inpaint): its rules with states of their own."""
+    if _RUN in options:
+        mask = options[_RUN].mask
+        options[_RUN] = own = RunOfRules(options[_STARTS], run.sigmas.tolist())
+        own.guider, own.beside, own.mask = guider, {}, mask
+    return options
+
+
 def _keep_mask(executor, *args, **kwargs):
     """Around the sampler: the mask it was given, as large as the latent."""
     run = args[0].model_options.get(_RUN)

@@ -30,6 +30,11 @@ def with_table(model, sigmas, *, v_prediction: bool):
     return _with_sampling(model, made)
 
 
+def colours_of(model) -> list[list[float]] | None:
+    """How much red, green and blue each channel of a MODEL's latents stands for, as previews show it."""
+    return model.get_model_object("latent_format").latent_rgb_factors
+
+
 def predicts_eps(model) -> bool:
     """Whether the network is read as one that predicts noise."""
     sampling = comfy.model_sampling

@@ -14,7 +14,7 @@ from ..samplers.linear import Step, run
 from ..samplers.noise import step_noise
 from ..samplers.process import FLOW, Process
 from .gradients import Statement
-from .measuring import same_weights
+from .inverting import inverted_state
 from .unconditional import Unconditional
 
 
@@ -59,6 +59,7 @@ class Solver:
         process = self.process or self.process_of(patcher)
         if self.process is None:
             require_reachable(levels, process, self.table_of(patcher))
+            x, levels = inverted_state(model, x, levels, process)
         steps = planned(plan_fn, levels, process=process, clock=lambda: clock_of(process, self.table_of(patcher)),
                         **options)
         warn_of_order(self.name, options.get("order", options.get("max_order", 0)), steps)
@@ -97,76 +98,6 @@ class Solver:
             raise ValueError(f"the model returned NaN or infinite values at step {i + 1} of {len(steps)} "
                              f"(sigma {sigma:.4g}) under {self.name}; try a higher precision, a lower CFG, "
                              "or another VAE and prompt")
-
-
-@dataclass(frozen=True)
-class OfModel:
-    """An option of a sampler that is only known with the MODEL it runs on: make(model)."""
-    make: Callable
-
-
-class Sampling:
-    """A sampler function in ComfyUI's form around sample_fn(denoise, x, sigmas, process=..., callback=..., **options),
-    for methods that choose their own steps or have numbers for each place; denoise(x, sigma (B,)).
-
-    identity_of(model_patcher) names the weights, for options that were measured on a model; an OfModel among the
-    options is made when the run begins. A sample_fn with an input noise_of gets noise_of(stream) -> noise_sampler.
-    """
-
-    def __init__(self, sample_fn: Callable, options: dict, *, process_of, table_of, identity_of):
-        self.sample_fn, self.options = sample_fn, options
-        self.process_of, self.table_of, self.identity_of = process_of, table_of, identity_of
-
-    @property
-    def name(self) -> str:
-        return self.sample_fn.__name__.removeprefix("sample_")
-
-    @torch.no_grad()
-    def __call__(self, model, x: Tensor, sigmas: Tensor, extra_args=None, callback=None, disable=None,
-                 noise_sampler=None) -> Tensor:
-        """x (B, ...) noisy at sigmas[0] -> the state at sigmas[-1]. Progress counts the levels of sigmas passed."""
-        levels, extra_args = sigmas.tolist(), extra_args or {}
-        patcher, finite = model.inner_model.model_patcher, []
-        self._require_same_model(patcher)
-        process = self.process_of(patcher)
-        require_reachable(levels, process, self.table_of(patcher))
-        require_finite(x, f"{self.name} was started on a latent with NaN or infinite values",
-                       "check the node that made the LATENT")
-        with tqdm(total=len(levels) - 1, disable=disable) as bar:
-            def report(i: int, x: Tensor, denoised: Tensor, sigma: float) -> None:
-                place = min(max(sum(level > sigma for level in levels) - 1, 0), len(levels) - 2)
-                if callback is not None:
-                    at = sigmas.new_tensor(sigma)
-                    callback({"x": x, "i": place, "sigma": at, "sigma_hat": at, "denoised": denoised})
-                bar.update(place + 1 - bar.n)
-
-            def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-                denoised = model(x, sigma, **extra_args)
-                finite.append((torch.isfinite(denoised).all(), sigma[0]))
-                return denoised
-
-            options = {name: value.make(patcher) if isinstance(value, OfModel) else value
-                       for name, value in self.options.items()}
-            if "noise_of" in inspect.signature(self.sample_fn).parameters:
-                seed = extra_args.get("seed") or 0
-                options["noise_of"] = lambda stream: step_noise(model.noise, seed, f"{stream}@{levels[0]:.9g}")
-            try:
-                return self.sample_fn(denoise, x, levels, process=process, callback=report, **options)
-            finally:  # what else goes wrong may have come of it
-                self._require_finite_calls(finite)
-
-    def _require_finite_calls(self, finite: list[tuple[Tensor, Tensor]]) -> None:
-        for fine, sigma in finite if finite and not torch.stack([fine for fine, _ in finite]).all() else ():
-            if not fine:
-                raise ValueError(f"the model returned NaN or infinite values at sigma {sigma.item():.4g} under "
-                                 f"{self.name}; try a higher precision, a lower CFG, or another VAE and prompt")
-
-    def _require_same_model(self, patcher) -> None:
-        for value in self.options.values():
-            about = getattr(value, "about", None) or {}
-            if "model" in about and not same_weights(about["model"], self.identity_of(patcher)):
-                raise ValueError(f"{self.name} has {about['what']} of another model; measure them on this one, or load "
-                                 "the model they were measured on")
 
 
 def require_reachable(levels: list[float], process: Process, table: Tensor) -> None:

@@ -46,6 +46,12 @@ class Denoiser:
                     found[place] = denoised
         return torch.stack(found)
 
+    def alone(self, x: Tensor, sigma: float) -> Tensor:
+        """One call for a whole batch, whose graph is kept as it is: for what is read inside the network."""
+        if self.check is not None:
+            self.check()
+        return self.model(x, x.new_full((len(x),), sigma), **self.extra_args)
+
     def _piece(self, x: Tensor, sigma: float | Tensor, told: Tensor | None, prompt: int) -> Tensor:
         def call(x: Tensor, level: Tensor, told: Tensor | None) -> Tensor:
             if self.check is not None:

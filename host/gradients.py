@@ -134,7 +134,8 @@ def _size(value) -> int:
 
 
 class Decoder:
-    """decode(a LATENT's samples (B, C, h, w)) -> pictures (B, 3, H, W) in about [0, 1], with gradients where on.
+    """decode(a LATENT's samples (B, C, h, w)) -> pictures (B, 3, H, W) in about [0, 1], and encode() back, with
+    gradients where on.
 
     codec: a VAE's network, of which a float32 copy of its own is made at the first call: half precision loses
     gradients, and weights that were loaded in inference mode have none. It is on the latents' device only while called.
@@ -142,7 +143,7 @@ class Decoder:
 
     def __init__(self, codec: nn.Module):
         self.codec, self.made = codec, None
-        self.statement = Statement("decoder")
+        self.statements = {"decode": Statement("decoder"), "encode": Statement("encoder")}
 
     @property
     def about(self) -> dict:
@@ -150,15 +151,22 @@ class Decoder:
         return fingerprint(self.codec, {})
 
     def __call__(self, latents: Tensor) -> Tensor:
-        with_gradients = torch.is_grad_enabled() and latents.requires_grad
+        return (self._passed("decode", latents) + 1.0) / 2.0
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """A LATENT's samples of pictures in [0, 1], whose sides are whole numbers of its places."""
+        return self._passed("encode", pictures * 2.0 - 1.0)
+
+    def _passed(self, way: str, value: Tensor) -> Tensor:
+        with_gradients = torch.is_grad_enabled() and value.requires_grad
         if self.made is None:
             with torch.inference_mode(False):
                 self.made = copy.deepcopy(self.codec).to("cpu", torch.float32).requires_grad_(False).eval()
-        with checkpointed(self.made, self.statement) if with_gradients else torch.no_grad():
-            pictures = self.made.to(latents.device).decode(latents.float())
+        with checkpointed(self.made, self.statements[way]) if with_gradients else torch.no_grad():
+            found = getattr(self.made.to(value.device), way)(value.float())
         if with_gradients:
-            self.statement.tell(pictures)
-        return ((pictures + 1.0) / 2.0).to(latents.dtype)
+            self.statements[way].tell(found)
+        return found.to(value.dtype)
 
     def give_back(self) -> None:
         """Leaves the device."""

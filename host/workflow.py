@@ -9,6 +9,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from .renamed import renamed
+
 NOTES = ("Note", "MarkdownNote")
 MUTED, BYPASSED = 2, 4
 CONTROLS = ("fixed", "increment", "decrement", "randomize")
@@ -48,15 +50,16 @@ class Workflow:
 
 
 def load(path: Path) -> Workflow:
-    """A workflow from a JSON file, or from a PNG that carries one."""
+    """A workflow from a JSON file, or from a PNG that carries one; inputs renamed since have their new names."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise WorkflowError(f"{path} can't be read ({error.strerror or error}); check the path") from error
-    if data.startswith(b"\x89PNG"):
-        return _from_png(path)
+    if data.startswith((b"\xff\xd8", b"GIF8", b"RIFF")):
+        raise WorkflowError(f"{path} is a picture that carries no workflow which can be read here; use the PNG that "
+                            "ComfyUI or odeon saved, or the workflow's JSON")
     try:
-        return parse(json.loads(data))
+        return parse(json.loads(_text_in_png(path) if data.startswith(b"\x89PNG") else data))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise WorkflowError(f"{path} is not JSON ({error}); save the workflow again from the browser") from error
     except WorkflowError as error:
@@ -68,25 +71,30 @@ def parse(data) -> Workflow:
     nodes = data.get("nodes") if isinstance(data, dict) else None
     if isinstance(nodes, list) and nodes and all(
             isinstance(node, dict) and {"id", "type"} <= node.keys() for node in nodes):
-        return Workflow(data, None)
+        return Workflow(renamed(data), None)
     if isinstance(data, dict) and data and all(
             isinstance(node, dict) and isinstance(node.get("class_type"), str) and isinstance(node.get("inputs"), dict)
             for node in data.values()):
-        return Workflow(None, data)
+        return Workflow(None, renamed(data))
     kind = f"an object with {', '.join(map(repr, list(data)[:4])) or 'nothing'}" if isinstance(data, dict) else \
         f"a {type(data).__name__}"
     raise WorkflowError(f"is JSON but no workflow: it holds {kind}; need 'nodes' and 'links' as the browser saves, "
                         "or nodes with 'class_type' and 'inputs' as it exports for the API")
 
 
-def _from_png(path: Path) -> Workflow:
+def _text_in_png(path: Path) -> str:
+    """The workflow a PNG carries; the browser's form before the API's."""
     from PIL import Image
 
-    texts = Image.open(path).info
-    for key in ("workflow", "prompt"):
-        if texts.get(key):
-            return parse(json.loads(texts[key]))
-    raise WorkflowError(f"{path} is a PNG without a workflow inside; use one saved by SaveImage")
+    try:
+        texts = Image.open(path).info
+    except OSError as error:
+        raise WorkflowError("is a damaged PNG; use the file that SaveImage wrote") from error
+    found = texts.get("workflow") or texts.get("prompt")
+    if found is None:
+        raise WorkflowError("is a PNG without a workflow inside: chats, web sites and picture editors take it out, and "
+                            "ComfyUI writes none with --disable-metadata; use the file that SaveImage wrote")
+    return found
 
 
 def is_link(value) -> bool:

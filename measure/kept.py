@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..editing.noise_maps import NoiseMaps, require_consistent
 from ..guidance.linear_ag import CHOICES, LinearAG
 from ..samplers.dpm_solver_v3 import EMS
 from ..samplers.learned import LearnedPlan, require_sound
@@ -47,7 +48,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {}).get("odeon", "null"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} can't be read ({error}); measure again") from error
     if about is None:
         raise ValueError(f"{path} was not saved by Odeon: it doesn't say what it was measured on; choose another")
@@ -125,3 +126,25 @@ def load_linear_ag(path: Path) -> LinearAG:
             for name, more in (("cond", 1), ("uncond", 0))]
     return LinearAG(tuple(tensors["sigmas"].tolist()), *rows, tuple(CHOICES[i] for i in tensors["policy"].tolist()),
                     about)
+
+
+def save_noise_maps(path: Path, maps: NoiseMaps) -> None:
+    """Writes what an inversion left, with what it belongs to."""
+    sigmas = torch.tensor(maps.sigmas, dtype=torch.float64)
+    write_tensors(path, {"sigmas": sigmas, "x": maps.x, "z": maps.z}, {**maps.about, "kind": maps.kind})
+
+
+def load_noise_maps(path: Path) -> NoiseMaps:
+    """What save_noise_maps wrote. Raises ValueError for a file that is missing, cut short, changed by hand or of
+    another kind."""
+    tensors, about = read_tensors(path)
+    if set(tensors) != {"sigmas", "x", "z"} or not isinstance(about, dict) or "kind" not in about:
+        what = about.get("what", "something else") if isinstance(about, dict) else "something else"
+        raise ValueError(f"{path} holds no noise maps but {what}; choose another")
+    kind = about.pop("kind")
+    maps = NoiseMaps(kind, tuple(tensors["sigmas"].flatten().tolist()), tensors["x"], tensors["z"], about)
+    try:
+        require_consistent(maps)
+    except ValueError as error:
+        raise ValueError(f"{path} can't be used: {error}; invert the picture again") from error
+    return maps

@@ -2,6 +2,7 @@
 from functools import partial
 
 from .. import host
+from ..editing.bdia_inversion import sample_bdia_back
 from ..samplers.accelerated_ddim import plan_accelerated_ddim
 from ..samplers.bdia import plan_bdia
 from ..samplers.ddim import plan_ddim
@@ -14,7 +15,7 @@ from ..samplers.momentum import METHODS, plan_momentum
 from ..samplers.pfgmpp import pfgmpp_noise
 from ..samplers.pndm import VARIANTS as PNDM_VARIANTS
 from ..samplers.pndm import plan_pndm
-from .inputs import CHOICE, FLOAT, INT, S_NOISE, SEED
+from .inputs import CHOICE, FLOAT, INT, S_NOISE, SEED, SOCKET
 from .samplers import SolverNode
 
 LAST = CHOICE(["denoise", "follow"], "The step to sigma 0: return the prediction, or follow the formula as published.",
@@ -158,7 +159,13 @@ class OdeonSamplerBDIA(SolverNode):
             "last": CHOICE(["denoise", "exact"], "The step to sigma 0: return the prediction, or keep to the "
                                                  "formula, which an "
                            "exact inversion needs.", advanced=True),
-        }}
+        }, "optional": {"noise_maps": SOCKET("ODEON_NOISE_MAPS", "From BDIA inversion: goes back from there exactly, "
+                                                                 "with its gamma and scaling. No noise is added.")}}
+
+    def build(self, noise_maps=None, **options):
+        if noise_maps is not None:
+            return (host.sampler(sample_bdia_back, noise_maps=noise_maps),)
+        return super().build(**options)
 
 
 class OdeonSamplerLambdaDDIM(SolverNode):

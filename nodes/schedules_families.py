@@ -143,6 +143,7 @@ class OdeonSigmasDMN(RangedNode):
     RETURN_NAMES = ("sigmas", "report")
     OUTPUT_TOOLTIPS = ("Noise levels from high to low, one more than steps.", "How far the bound was lowered.")
     CATEGORY = "Odeon/schedules/optimize"
+    LIVE_STEPS = 40  # beyond, the search takes too long to repeat while a value is being changed
     SCHEDULE = staticmethod(dmn_sigmas)
 
     @classmethod

@@ -36,3 +36,12 @@ def comfyui_url(root, tmp_path_factory):
 
     with isolated_server(root, tmp_path_factory.mktemp("comfyui")) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def page(root, comfyui_url):
+    """The page of the server in Chromium, one for all tests of a ComfyUI."""
+    from pages import opened
+
+    with opened(comfyui_url) as page:
+        yield page

@@ -1,45 +1,25 @@
 """The real page in Chromium: workflows open, what the page saves runs embedded unchanged, our PNGs open as graphs."""
 import base64
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT
 from found_comfyui import each_comfyui
+from pages import CHROMIUM, open_in
 from PIL import Image
 
 from odeon.cli import CLASSES, _definitions
-from odeon.host import server
 from odeon.host.embedded import graph
 from odeon.host.embedded.context import Context, Events
 from odeon.host.workflow import load
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-READY = "window.app?.extensionManager && Object.keys(window.LiteGraph.registered_node_types).length > 100"
 SCHEDULE = "app.graph._nodes.find(n => n.type === 'OdeonSigmasAlignYourSteps')"
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: the page was NOT tested")
+pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: the page was NOT tested")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium was found: the page was NOT tested")
-
-
-@pytest.fixture(scope="session")
-def page(root, comfyui_url):
-    """The page of a running ComfyUI, without its tutorial; page.errors collects what goes wrong in our name."""
-    server.Client(comfyui_url)._open("/settings", json.dumps({"Comfy.TutorialCompleted": True}).encode()).close()
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        page = browser.new_page(viewport={"width": 1600, "height": 1000})
-        page.errors = []
-        page.on("console", lambda message: page.errors.append(message.text)
-                if message.type == "error" and "odeon" in message.text.lower() else None)
-        page.goto(comfyui_url)
-        page.wait_for_function(READY, timeout=60000)
-        page.wait_for_timeout(2000)  # it loads its default graph
-        yield page
-        browser.close()
 
 
 def pictures_of(path, folder):
@@ -55,11 +35,6 @@ def pictures_of(path, folder):
     assert graph.check(prompt, CLASSES) == []
     graph.run(prompt, CLASSES, Context(folder, [], prompt, workflow.ui, Collected()))
     return saved
-
-
-def open_in(page, path):
-    page.evaluate("([graph, name]) => app.loadGraphData(graph, true, true, name)",
-                  [json.loads(path.read_text()), path.stem])
 
 
 @each_comfyui()
@@ -162,6 +137,5 @@ def test_a_queued_graph_shows_its_picture_and_its_help(root, page):
     }}""")
     page.mouse.click(*title)
     page.click("[data-testid=info-button]")
-    page.wait_for_selector(".node-help-content", timeout=15000)
-    assert "Sabour" in page.inner_text(".node-help-content")
+    page.wait_for_function("document.querySelector('.node-help-content')?.innerText.includes('Sabour')", timeout=15000)
     assert page.errors == []

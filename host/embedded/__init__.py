@@ -8,24 +8,30 @@ from ...models.dit import ShapesDiT
 from ...models.levels import TableLevels
 from ...models.unet import ShapesUNet
 from ...samplers.process import Process
-from ..common import Beside, Sampling, Solver, clock_of, require_beside
+from ..common import Beside, Solver, clock_of, require_beside
 from ..denoiser import smooth
+from ..inverting import upward
 from ..measuring import Measuring, fingerprint
 from ..relabel import relabelled
+from ..sampling import Sampling
 from .attention import (
     adapter_places,
     attention_layers,
     levels_of_skips,
+    network_of,
+    own_attention,
     patch_conditions,
+    patch_control,
 )
 from .context import current
 from .model import Clip, Model, ModelSampling, Vae
-from .sampling import Guider, Noise, Sampler
+from .sampling import Guider, Noise, Sampler, prompting
 
-__all__ = ["adapter_places", "as_latent", "attention_layers", "folder", "identity", "levels_of", "levels_of_skips",
-           "make_clip", "make_model", "make_network", "make_vae", "measured", "noise", "of_latent",
-           "patch_conditions", "patch_evaluation", "patch_guidance", "patch_prediction", "patch_scale",
-           "patches_of", "predicts_eps", "process_of", "relabel", "sampler", "solver", "with_model", "with_table"]
+__all__ = ["adapter_places", "as_latent", "attention_layers", "colours_of", "folder", "identity", "inverter",
+           "levels_of", "levels_of_skips", "make_clip", "make_model", "make_network", "make_vae", "measured",
+           "network_of", "noise", "of_latent", "own_attention", "patch_conditions", "patch_control",
+           "patch_evaluation", "patch_guidance", "patch_prediction", "patch_scale", "patches_of", "predicts_eps",
+           "process_of", "relabel", "sampled", "sampler", "solver", "with_model", "with_table"]
 
 
 def solver(plan_fn, **options) -> Sampler:
@@ -35,8 +41,30 @@ def solver(plan_fn, **options) -> Sampler:
 
 def sampler(sample_fn, **options) -> Sampler:
     """A SAMPLER that runs sample_fn(model, x, sigmas, process=..., callback=..., **options), which picks its steps."""
-    return Sampler(Sampling(sample_fn, options, process_of=process_of, table_of=_table_of,
-                            identity_of=identity))
+    return Sampler(_sampling(sample_fn, options))
+
+
+def inverter(sample_fn, **options) -> Sampler:
+    """A sampler() that runs up rising sigmas, from a clean LATENT to its noise; see upward."""
+    class Inverter(Sampler):
+        def sample(self, run, sigmas, *args):
+            return super().sample(run, upward(sigmas, process_of(run.inner_model.model_patcher)), *args)
+
+    return Inverter(_sampling(sample_fn, options))
+
+
+def _sampling(sample_fn, options: dict) -> Sampling:
+    return Sampling(sample_fn, options, process_of=process_of, table_of=_table_of, identity_of=identity,
+                    prompting=prompting, weights_of=lambda model: model.network)
+
+
+def sampled(model: Model, positive: list, negative: list, cfg: float, *, sampler: Sampler, sigmas, latent: dict,
+            seed: int) -> torch.Tensor:
+    """The samples that SamplerCustom would give with noise of that seed, for a LATENT whose mask is left out."""
+    samples = model.fix_empty_latent_channels(latent["samples"])
+    return Guider(model, positive, negative, cfg).sample(
+        Noise(seed).generate_noise({**latent, "samples": samples}), samples, sampler, sigmas, seed=seed,
+        callback=lambda step, denoised, x, total: current().progress(step + 1, total))
 
 
 def process_of(model: Model) -> Process:
@@ -60,6 +88,11 @@ def with_table(model: Model, sigmas, *, v_prediction: bool) -> Model:
     that predicts v."""
     levels = TableLevels(sigmas, rounded=levels_of(model).rounded)
     return _with_sampling(model, ModelSampling("v" if v_prediction else model.model_sampling.prediction, levels))
+
+
+def colours_of(model: Model) -> list[list[float]] | None:
+    """How much red, green and blue each channel of a MODEL's latents stands for, as previews show it."""
+    return model.rgb_factors
 
 
 def predicts_eps(model: Model) -> bool:
@@ -178,7 +211,7 @@ def measured(model: Model, positive: list, negative: list, cfg: float, *, latent
 
 def make_model(network, *, prediction: str, levels, channels: int, rgb_factors: list[list[float]]) -> Model:
     """A MODEL around a network; prediction: 'eps', 'v' or 'flow'; latents have `channels`."""
-    return Model(network, prediction=prediction, levels=levels, channels=channels)
+    return Model(network, prediction=prediction, levels=levels, channels=channels, rgb_factors=rgb_factors)
 
 
 def make_network(config: dict, weights: dict, *, prediction: str, levels, rgb_factors: list[list[float]],
@@ -186,7 +219,8 @@ def make_network(config: dict, weights: dict, *, prediction: str, levels, rgb_fa
     """A MODEL of a Shapes network, a transformer if config has an image_model and a UNet otherwise."""
     network = ShapesDiT(config) if "image_model" in config else ShapesUNet()
     network.load_state_dict(weights)
-    return Model(network.eval().requires_grad_(False), prediction=prediction, levels=levels, channels=4)
+    return Model(network.eval().requires_grad_(False), prediction=prediction, levels=levels, channels=4,
+                 rgb_factors=rgb_factors)
 
 
 def make_clip(tokenizer, encoder) -> Clip:

@@ -2,6 +2,7 @@
 from ...models.unet import attend
 from ..adapters import places_of
 from ..attention import grid_of, named_layers, skip_levels
+from ..attention import patch_control as patch_unet
 from ..attention import with_attention as options_with_attention
 
 
@@ -13,6 +14,21 @@ def attention_layers(model, names: str):
 def levels_of_skips(model) -> list[int]:
     """The resolution, counted from the deepest, at which each output block of a MODEL's UNet takes its skip."""
     return skip_levels(model.network)
+
+
+def network_of(model):
+    """The network of a MODEL."""
+    return model.network
+
+
+def patch_control(model, control):
+    """A MODEL under an AttentionControl; see attention.patch_control."""
+    return patch_unet(model, model.network, control, own_attention)
+
+
+def own_attention(q, k, v, _extra):
+    """A UNet's own attention (B, N, C)."""
+    return attend(q, k, v)
 
 
 def adapter_places(model) -> dict[str, int]:

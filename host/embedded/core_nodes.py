@@ -1,6 +1,7 @@
 """ComfyUI's core nodes that Odeon's workflows use, with ComfyUI's ids, inputs and results."""
 import torch
 
+from .core_masks import MASK_NODES
 from .core_sampling import SAMPLING_NODES
 from .files import LoadImage, PreviewImage, SaveImage
 
@@ -154,4 +155,5 @@ PRIMITIVES = [
 
 CORE_NODES = {cls.__name__: cls for cls in (
     CLIPTextEncode, ConditioningCombine, EmptyLatentImage, VAEDecode, VAEEncode, *SAMPLING_NODES, LoadImage, SaveImage,
-    PreviewImage, PreviewAny, SetLatentNoiseMask, LatentUpscale, Reroute, *PRIMITIVES)}
+    PreviewImage, PreviewAny, SetLatentNoiseMask, LatentUpscale, Reroute, *MASK_NODES,
+    *PRIMITIVES)}

@@ -50,7 +50,7 @@ def sample(guider: Guider, noise: Noise, sampler: Sampler, sigmas: torch.Tensor,
 
     out = guider.sample(noise.generate_noise(latent), samples, sampler, sigmas, seed=noise.seed,
                         denoise_mask=latent.get("noise_mask"), callback=follow)
-    return {**latent, "samples": out}, {**latent, "samples": last["denoised"]}
+    return {**latent, "samples": out}, {**latent, "samples": last.get("denoised", out)}
 
 
 class KSampler:

@@ -49,8 +49,8 @@ class ModelSampling:
 class Model:
     """A MODEL: a shared network, and this copy's own guidance rules and patches of the network's inside."""
 
-    def __init__(self, network, *, prediction: str, levels, channels: int):
-        self.network = network
+    def __init__(self, network, *, prediction: str, levels, channels: int, rgb_factors: list | None = None):
+        self.network, self.rgb_factors = network, rgb_factors
         self.channels = channels
         self.model_sampling = ModelSampling(prediction, levels)
         self.rules = []  # (kind, start) in the order of the MODEL wire, kinds as in rules.py
@@ -137,6 +137,17 @@ class Vae:
             kept = pixels.shape[dim] // self.ratio * self.ratio
             pixels = pixels.narrow(dim, (pixels.shape[dim] - kept) // 2, kept)
         return self.codec.encode(pixels.movedim(-1, 1) * 2.0 - 1.0)
+
+    def encode_tiled(self, pixels: Tensor) -> Tensor:
+        """encode: there is memory enough for any picture here."""
+        return self.encode(pixels)
+
+    def decode_tiled(self, samples: Tensor) -> Tensor:
+        return self.decode(samples)
+
+    def spacial_compression_encode(self) -> int:
+        """Pixels a latent place, by ComfyUI's name for it."""
+        return self.ratio
 
     def decode(self, samples: Tensor) -> Tensor:
         return ((self.codec.decode(samples) + 1.0) / 2.0).clamp(0.0, 1.0).movedim(1, -1)

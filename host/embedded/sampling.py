@@ -88,6 +88,13 @@ class _Run:
         return denoised * denoise_mask + self.latent_image * (1.0 - denoise_mask)
 
 
+def prompting(run: _Run, extra_args: dict, positive: list, negative: list | None, cfg: float):
+    """denoise(x, sigma (B,)) of the MODEL of a run, its mask included, under other CONDITIONING."""
+    other = _Run(Guider(run.inner_model.model_patcher, positive, negative, cfg), run.sigmas, run.noise,
+                 run.latent_image)
+    return lambda x, sigma: other(x, sigma, extra_args.get("denoise_mask"))
+
+
 class Sampler:
     """SAMPLER: a sampler function, run between noising the latent and undoing the model's own scaling.
 
