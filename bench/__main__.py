@@ -11,6 +11,8 @@ from ..models.weights import NETWORKS
 from .shapes import COUNTS, measure_cost, measure_model, write_card
 from .solvers_problems import PROBLEMS
 
+OfShapes = Annotated[list[str] | None, typer.Option(help="Only this one of shapes-unet and shapes-dit.")]
+KeptIn = Annotated[Path | None, typer.Option(help="Keeps every row here, to go on after a stop.")]
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 
@@ -116,82 +118,63 @@ def learned(
             shown.print(table, highlight=False)
 
 
-@app.command()
-def guidance(
-    model: Annotated[list[str] | None, typer.Option(help="Only this one of shapes-unet and shapes-dit.")] = None,
+def _by_judge(found, page, model: list[str] | None, *, count: int, only: str, folder: Path | None,
+              write: bool) -> None:
+    """Measures and shows the rows of a bench module that goes by the judge."""
+    import tempfile
+
+    names = model or list(found.MODELS)
+    if not set(names) <= set(found.MODELS):
+        raise typer.BadParameter(f"model must be one of {', '.join(found.MODELS)}, got {', '.join(names)}")
+    if write and only:
+        raise typer.BadParameter("the page has all rows of a model; leave --only out")
+    rows = found.measure(names, count=count, folder=folder or Path(tempfile.mkdtemp()), only=only)
+    shown = Console(width=None if sys.stdout.isatty() else 160)
+    shown.print(*page.tables(rows), *page.sentences(rows), highlight=False)
+    if write:
+        shown.print(f"written to {page.write(rows, count)}", highlight=False)
+
+
+@app.command("guidance")
+def guidance_command(
+    model: OfShapes = None,
     count: Annotated[int, typer.Option(help="Pictures a row, held-out captions.", min=32)] = 512,
     only: Annotated[str, typer.Option(help="Only groups with this in their title, beside plain CFG.")] = "",
-    folder: Annotated[Path | None, typer.Option(help="Keeps every row here, to go on after a stop.")] = None,
+    folder: KeptIn = None,
     write: Annotated[bool, typer.Option(help="Put the tables into docs/guidance.md of the checkout.")] = False,
 ) -> None:
     """What guidance nodes do to the Shapes models' pictures, by the judge. Hours on a CPU for 512 pictures."""
-    import tempfile
+    from . import guidance, guidance_page
 
-    from . import guidance_page
-    from .guidance import MODELS, measure
-
-    names = model or list(MODELS)
-    if not set(names) <= set(MODELS):
-        raise typer.BadParameter(f"model must be one of {', '.join(MODELS)}, got {', '.join(names)}")
-    if write and (only or names != list(MODELS)):
-        raise typer.BadParameter("the page has all rows; leave --only and --model out")
-    found = measure(names, count=count, folder=folder or Path(tempfile.mkdtemp()), only=only)
-    shown = Console(width=None if sys.stdout.isatty() else 160)
-    shown.print(*guidance_page.tables(found), *guidance_page.sentences(found), highlight=False)
-    if write:
-        shown.print(f"written to {guidance_page.write(found, count)}", highlight=False)
+    _by_judge(guidance, guidance_page, model, count=count, only=only, folder=folder, write=write)
 
 
-@app.command()
-def editing(
-    model: Annotated[list[str] | None, typer.Option(help="Only this one of shapes-unet and shapes-dit.")] = None,
+@app.command("editing")
+def editing_command(
+    model: OfShapes = None,
     count: Annotated[int, typer.Option(help="Edits a row, of held-out scenes.", min=3)] = 256,
     only: Annotated[str, typer.Option(help="Only rows with this in their group or name.")] = "",
-    folder: Annotated[Path | None, typer.Option(help="Keeps every row here, to go on after a stop.")] = None,
+    folder: KeptIn = None,
     write: Annotated[bool, typer.Option(help="Put the tables into docs/editing.md of the checkout.")] = False,
 ) -> None:
     """Edits of one colour, shape or place by every editor that takes words, by the judge. Hours on a CPU for 256."""
-    import tempfile
+    from . import editing, editing_page
 
-    from . import editing_page
-    from .editing import MODELS, measure
-
-    names = model or list(MODELS)
-    if not set(names) <= set(MODELS):
-        raise typer.BadParameter(f"model must be one of {', '.join(MODELS)}, got {', '.join(names)}")
-    if write and (only or names != list(MODELS)):
-        raise typer.BadParameter("the page has all rows; leave --only and --model out")
-    found = measure(names, count=count, folder=folder or Path(tempfile.mkdtemp()), only=only)
-    shown = Console(width=None if sys.stdout.isatty() else 160)
-    shown.print(*editing_page.tables(found), *editing_page.sentences(found), highlight=False)
-    if write:
-        shown.print(f"written to {editing_page.write(found, count)}", highlight=False)
+    _by_judge(editing, editing_page, model, count=count, only=only, folder=folder, write=write)
 
 
-@app.command()
-def inverse(
-    model: Annotated[list[str] | None, typer.Option(help="Only this one of shapes-unet and shapes-dit.")] = None,
+@app.command("inverse")
+def inverse_command(
+    model: OfShapes = None,
     count: Annotated[int, typer.Option(help="Pictures a row, held-out scenes.", min=1)] = 32,
     only: Annotated[str, typer.Option(help="Only rows with this in their task or name.")] = "",
-    folder: Annotated[Path | None, typer.Option(help="Keeps every row here, to go on after a stop.")] = None,
+    folder: KeptIn = None,
     write: Annotated[bool, typer.Option(help="Put the tables into docs/inverse.md of the checkout.")] = False,
 ) -> None:
     """Damaged pictures restored by DPS, PSLD and STSL, beside img2img. Hours on a CPU for 32 pictures."""
-    import tempfile
+    from . import inverse, inverse_page
 
-    from . import inverse_page
-    from .inverse import MODELS, measure
-
-    names = model or list(MODELS)
-    if not set(names) <= set(MODELS):
-        raise typer.BadParameter(f"model must be one of {', '.join(MODELS)}, got {', '.join(names)}")
-    if write and (only or names != list(MODELS)):
-        raise typer.BadParameter("the page has all rows; leave --only and --model out")
-    found = measure(names, count=count, folder=folder or Path(tempfile.mkdtemp()), only=only)
-    shown = Console(width=None if sys.stdout.isatty() else 160)
-    shown.print(*inverse_page.tables(found), *inverse_page.sentences(found), highlight=False)
-    if write:
-        shown.print(f"written to {inverse_page.write(found, count)}", highlight=False)
+    _by_judge(inverse, inverse_page, model, count=count, only=only, folder=folder, write=write)
 
 
 @app.command()

@@ -5,7 +5,8 @@ from rich.table import Table
 
 from .editing import MODELS, PART, Setting
 from .editing_edits import STILL
-from .solvers_page import ROOT, made_with
+from .judged_page import Group, tables_of, write_page
+from .solvers_page import ROOT
 
 PAGE = ROOT / "docs" / "editing.md"
 GOAL = 0.8
@@ -24,13 +25,13 @@ COLUMNS = {"right": ("right", "{:.1f} %", 100.0), "kept": ("kept", "{:.1f} %", 1
 HEADS = ["", *(head for head, _, _ in COLUMNS.values())]
 
 
-def groups(found: dict[Setting, dict]) -> list[tuple[str, list[list[str]]]]:
-    """(title, cells) of each model's groups."""
+def groups(found: dict[Setting, dict]) -> list[Group]:
+    """Of each model."""
     made = []
     for model, group in dict.fromkeys((setting.model, setting.group) for setting in found):
         rows = {setting: row for setting, row in found.items() if (setting.model, setting.group) == (model, group)}
-        made.append((f"{model}: {group}", [[_name(setting), *(_cell(row, key) for key in COLUMNS)]
-                                           for setting, row in rows.items()]))
+        made.append((f"{model}: {group}", HEADS, [[_name(setting), *(_cell(row, key) for key in COLUMNS)]
+                                                  for setting, row in rows.items()]))
     return made
 
 
@@ -47,13 +48,7 @@ def _cell(row: dict, key: str) -> str:
 
 def tables(found: dict[Setting, dict]) -> list[Table]:
     """For the terminal."""
-    shown = []
-    for title, cells in groups(found):
-        table = Table(*HEADS, title=title)
-        for line in cells:
-            table.add_row(*line)
-        shown.append(table)
-    return shown
+    return tables_of(groups(found))
 
 
 def sentences(found: dict[Setting, dict]) -> list[str]:
@@ -73,11 +68,5 @@ def sentences(found: dict[Setting, dict]) -> list[str]:
 
 def write(found: dict[Setting, dict], count: int) -> Path:
     """docs/editing.md."""
-    lines = ["# Editing, measured", "", f"{made_with('editing --write')}; {count} edits a row.", "", METHOD, "",
-             *(f"- {line}" for line in sentences(found)), ""]
-    for title, cells in groups(found):
-        lines += [f"## {title}", "", "| " + " | ".join(HEADS) + " |", "|---" * len(HEADS) + "|"]
-        lines += ["| " + " | ".join(line) + " |" for line in cells] + [""]
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text("\n".join(lines), encoding="utf-8")
-    return PAGE
+    return write_page(PAGE, "Editing", groups(found), command="editing --write", rows=f"{count} edits a row",
+                      method=METHOD, sentences=sentences(found))

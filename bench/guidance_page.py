@@ -4,7 +4,8 @@ from pathlib import Path
 from rich.table import Table
 
 from .guidance import ADAPTIVE, MODELS, STEPS, Setting, best_of
-from .solvers_page import ROOT, made_with
+from .judged_page import Group, tables_of, write_page
+from .solvers_page import ROOT
 
 PAGE = ROOT / "docs" / "guidance.md"
 METHOD = f"""Pictures of held-out captions of one to three things, {STEPS} Euler steps on the normal schedule, the same
@@ -19,7 +20,7 @@ COLUMNS = {"object": ("objects", "{:.1f} %", 100.0), "frechet_distance": ("Frech
            "evaluations": ("evaluations", "{:.1f}", 1.0)}
 
 
-def groups(found: dict[Setting, dict]) -> list[tuple[str, list[str], list[list[str]]]]:
+def groups(found: dict[Setting, dict]) -> list[Group]:
     """(title, heads, cells) of each model's groups."""
     made = []
     for model, group in dict.fromkeys((setting.model, setting.group) for setting in found):
@@ -40,13 +41,7 @@ def _cell(row: dict, key: str) -> str:
 
 def tables(found: dict[Setting, dict]) -> list[Table]:
     """For the terminal."""
-    shown = []
-    for title, heads, cells in groups(found):
-        table = Table(*heads, title=title)
-        for line in cells:
-            table.add_row(*line)
-        shown.append(table)
-    return shown
+    return tables_of(groups(found))
 
 
 def sentences(found: dict[Setting, dict]) -> list[str]:
@@ -71,11 +66,5 @@ def sentences(found: dict[Setting, dict]) -> list[str]:
 
 def write(found: dict[Setting, dict], count: int) -> Path:
     """docs/guidance.md."""
-    lines = ["# Guidance, measured", "", f"{made_with('guidance --write')}; {count} pictures a row.", "", METHOD, "",
-             *(f"- {line}" for line in sentences(found)), ""]
-    for title, heads, cells in groups(found):
-        lines += [f"## {title}", "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-        lines += ["| " + " | ".join(line) + " |" for line in cells] + [""]
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text("\n".join(lines), encoding="utf-8")
-    return PAGE
+    return write_page(PAGE, "Guidance", groups(found), command="guidance --write", rows=f"{count} pictures a row",
+                      method=METHOD, sentences=sentences(found))

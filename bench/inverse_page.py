@@ -4,7 +4,8 @@ from pathlib import Path
 from rich.table import Table
 
 from .inverse import CFG, PLAIN, Setting
-from .solvers_page import ROOT, made_with
+from .judged_page import Group, tables_of, write_page
+from .solvers_page import ROOT
 
 PAGE = ROOT / "docs" / "inverse.md"
 METHOD = f"""True pictures of held-out scenes of one to three things are damaged, without noise, and restored under
@@ -18,7 +19,7 @@ COLUMNS = {"residual": ("residual", "{:.2f}/255", 1.0), "psnr": ("PSNR", "{:.1f}
            "seconds": ("seconds", "{:.1f}", 1.0)}
 
 
-def groups(found: dict[Setting, dict]) -> list[tuple[str, list[str], list[list[str]]]]:
+def groups(found: dict[Setting, dict]) -> list[Group]:
     """(title, heads, cells) of each task of each model."""
     made = []
     for model, task in dict.fromkeys((setting.model, setting.task) for setting in found):
@@ -30,13 +31,7 @@ def groups(found: dict[Setting, dict]) -> list[tuple[str, list[str], list[list[s
 
 def tables(found: dict[Setting, dict]) -> list[Table]:
     """For the terminal."""
-    shown = []
-    for title, heads, cells in groups(found):
-        table = Table(*heads, title=title)
-        for line in cells:
-            table.add_row(*line)
-        shown.append(table)
-    return shown
+    return tables_of(groups(found))
 
 
 def sentences(found: dict[Setting, dict]) -> list[str]:
@@ -65,11 +60,5 @@ def sentences(found: dict[Setting, dict]) -> list[str]:
 
 def write(found: dict[Setting, dict], count: int) -> Path:
     """docs/inverse.md."""
-    lines = ["# Inverse problems, measured", "", f"{made_with('inverse --write')}; {count} pictures a row.", "", METHOD,
-             "", *(f"- {line}" for line in sentences(found)), ""]
-    for title, heads, cells in groups(found):
-        lines += [f"## {title}", "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-        lines += ["| " + " | ".join(line) + " |" for line in cells] + [""]
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text("\n".join(lines), encoding="utf-8")
-    return PAGE
+    return write_page(PAGE, "Inverse problems", groups(found), command="inverse --write",
+                      rows=f"{count} pictures a row", method=METHOD, sentences=sentences(found))
