@@ -80,7 +80,8 @@ def measure(model, positive, negative, cfg: float, *, what: str, latent: dict, c
     """
     about = {"what": what, "model": identity(model), "patches": key_of(patches_of(model)), "cfg": cfg, "seed": seed,
              "conditioning": key_of([positive, negative]), "size": list(latent["samples"].shape[1:]),
-             "several_prompts": several_prompts, **options}
+             "several_prompts": several_prompts,
+             **{key: key_of(value) if isinstance(value, torch.Tensor) else value for key, value in options.items()}}
     name = f"{key_of([about, sigmas.tolist(), count])}.safetensors"
     kept = folder("cache") / name
     if keep and kept.is_file():

@@ -17,7 +17,7 @@ from ..measure.progress import Progress
 from ..samplers.clock import FLOW_CLOCK, clock_of_table
 from ..samplers.ddim import plan_ddim
 from ..samplers.linear import run
-from ..samplers.noise import step_noise
+from ..samplers.noise import shared_noise
 from ..samplers.process import FLOW
 from .inputs import BOOLEAN, CHOICE, FLOAT, INT, SEED, SOCKET
 
@@ -170,7 +170,7 @@ class OdeonBoundaryEdit:
         alpha = process.alpha(sigmas[-1])
         unit, far_h = (alpha ** 2 + sigmas[-1] ** 2) ** 0.5, as_far_in(boundary.h, boundary.z, far, mode=mode)
         plan = plan_ddim([*sigmas[::-1], 0.0], eta=eta, process=process)
-        noise = step_noise(clean, seed, "boundary")
+        noise = shared_noise(clean, seed, "boundary")
 
         def changed(h):
             return moved(h.flatten(1), boundary.h, far_h, mode=mode).reshape(h.shape)

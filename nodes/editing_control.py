@@ -8,7 +8,7 @@ from ..editing.path import euler_progress
 from ..editing.pie import pie_mixed, pie_round
 from ..editing.wavelets import WAVES, low_band, wavelet_mix, with_low_band
 from ..guidance.minority import noised
-from ..samplers.noise import item_seeds, step_noise
+from ..samplers.noise import shared_noise
 from ..schedules.classic import classic_sigmas
 from .inputs import BOOLEAN, CHOICE, FLOAT, INT, SEED, SOCKET
 
@@ -125,7 +125,7 @@ class OdeonDiffuseHigh:
                             ratio)
             low = low_band(guide, wave, levels)
             clean = encode(guide)
-            noise = _noise(clean, item_seeds(image, f"diffuse high/{scale:g}/{seed}"))
+            noise = shared_noise(clean, seed, f"diffuse high/{scale:g}")(0.0, 0.0)
 
             def keep(denoised, low=low):
                 return encode(with_low_band(low, decode(denoised), wave, levels))
@@ -133,11 +133,6 @@ class OdeonDiffuseHigh:
             x = structure_guided(run, noised(clean, noise, sigmas[0], process), sigmas, keep=keep, dwt_steps=dwt_steps)
             picture = decode(x)[..., :height, :width]
         return (picture.movedim(1, -1),)
-
-
-def _noise(like, seeds: list[int]):
-    """Unit noise for latents (B, ...), from a seed each: the pictures' own, as encoders round otherwise in batches."""
-    return torch.stack([torch.randn(like.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
 def _codec(model, vae, tiled: bool):
@@ -198,7 +193,7 @@ class OdeonPIE:
             sigmas = last_levels(model, steps, kept)
 
             def draw(step, n=n):
-                return step_noise(source, seed, f"pie/{n}/{step}")(0.0, 0.0)
+                return shared_noise(source, seed, f"pie/{n}/{step}")(0.0, 0.0)
 
             def one_round(denoise, x, sigmas, state, draw=draw):
                 return pie_round(denoise, x, source.to(x), sigmas, draw=lambda step: draw(step).to(x), process=process,

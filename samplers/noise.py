@@ -25,6 +25,14 @@ def step_noise(start: Tensor, seed: int, stream: str) -> Callable[[float, float]
     return draw
 
 
+def shared_noise(like: Tensor, seed: int, stream: str) -> Callable[[float, float], Tensor]:
+    """noise_sampler(sigma, sigma_next) that gives every item of like (B, ...) the same draw: for methods that start
+    from pictures, whose last digits differ from host to host and from batch to batch."""
+    one = torch.randn(like.shape[1:], generator=torch.Generator("cpu").manual_seed(seed))[None]
+    draw = step_noise(one, seed, stream)
+    return lambda sigma, sigma_next: draw(sigma, sigma_next).to(like.device).expand(like.shape)
+
+
 def item_seeds(start: Tensor, stream: str) -> list[int]:
     """A seed for each item of start (B, ...), made of the stream's name and the item's numbers."""
     seen, seeds = Counter(), []

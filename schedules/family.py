@@ -198,8 +198,10 @@ def family_sigmas(steps: int = 10, family: str = "karras", denoise: float = 1.0,
         raise ValueError(f"{family} is for flow models (Flux, SD3, Wan), and this one is none; take karras or simple")
     if steps < 1 or not 0.0 <= denoise <= 1.0:
         raise ValueError(f"need steps of at least 1 and denoise in [0, 1], got {steps} and {denoise}")
-    if min(shift, data_std, laplace_beta) <= 0.0 or rho < 0.0 or not 0.0 <= terminal < 1.0:
-        raise ValueError("shift, data_std and laplace_beta must be above 0, rho at least 0 and terminal in [0, 1)")
+    if min(shift, data_std, laplace_beta) <= 0.0 or not (rho == 0.0 or rho >= 0.01) or not (
+            0.0 <= terminal < 1.0):
+        raise ValueError("shift, data_std and laplace_beta must be above 0, rho 0 or at least 0.01, and terminal in "
+                         "[0, 1)")
     if denoise == 0.0:
         return torch.zeros(0, dtype=torch.float64)
     given = {"rho": rho, "shift": shift, "mu": mu, "width": width, "height": height, "terminal": terminal,

@@ -153,7 +153,7 @@ def test_edict_brings_the_picture_back_under_the_same_words_and_edits_under_othe
 
     def edit(label):
         return sample_edict(model(label, 3.0, kind), torch.zeros_like(x), sigmas, source=[], source_negative=[],
-                            mix=mix, leapfrog=leapfrog, clean=x, process=PROCESS[kind],
+                            mix=mix, leapfrog=leapfrog, source_cfg=3.0, clean=x, process=PROCESS[kind],
                             prompted=lambda source, negative, cfg: model(0, cfg, kind))
 
     assert (edit(0) - x).abs().max() < 1e-9

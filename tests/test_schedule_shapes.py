@@ -154,7 +154,7 @@ def test_a_restarted_run_is_the_runs_of_its_pieces(name):
     """Whatever the solver keeps: values, corrections, stages, noise."""
     cls, sigmas = NODE_CLASS_MAPPINGS[name], segmented_sigmas(3, 4, **ALONE).tolist()
     options = {key: spec[1].get("default", spec[0][0] if isinstance(spec[0], list) else None)
-               for group in cls.INPUT_TYPES().values() for key, spec in group.items()}
+               for group in cls.INPUT_TYPES().values() for key, spec in group.items() if key != "noise_maps"}
 
     def plan(levels):
         return planned(cls.PLAN, levels, process=FLOW, clock=FLOW_CLOCK, **options)

@@ -76,7 +76,7 @@ def embedded(tmp_path_factory):
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_runs_embedded(path, embedded):
     events = embedded(path)
-    assert events.paths and events.steps
+    assert events.paths and (events.steps or path.stem in PLOTTED)
     for file in events.paths:
         picture = Image.open(file)
         assert json.loads(picture.text["workflow"]) == loaded(path).ui
@@ -94,10 +94,11 @@ def test_says_what_it_shows(path):
 
 
 # Pictures of steps that a search found: its course hangs on the time it has, or on the last digits of many model calls;
-# and of a classifier's gradient, which makes much of them.
+# and of a classifier's gradient or a boundary, which make much of them.
 SEARCHED = {"optimize_steps": ("optimized_steps", "where_the_steps_are"), "optimize_plan": ("learned_plan", "learning"),
             "ld3_time_tuner": ("ld3", "time_tuner"), "usf": ("searched", "search"),
-            "guidance_classifier": ("red_as_loss",)}
+            "guidance_classifier": ("red_as_loss",), "edit_boundary": ("the_other_kind",)}
+PLOTTED = ("plot_sigmas", "plot_error", "compare_grid")  # nothing is sampled, or all of it by one node in its own way
 
 
 @each_comfyui()
@@ -109,13 +110,13 @@ def test_same_pictures_in_comfyui(path, root, comfyui_url, embedded, tmp_path):
     saved = client.fetch_images(client.run(prompt, workflow.ui, events), tmp_path, events)
     ours, theirs = pictures(embedded(path).paths), pictures(saved)
     assert ours.keys() == theirs.keys()
-    for name in ours:
+    for name in (name for name in ours if not name.startswith("preview_")):  # numbered in the order of running
         trained = "OdeonShapesCheckpoint" in path.read_text()
         assert ours[name].shape == theirs[name].shape
         if not any(f"{found}_0" in name for found in SEARCHED.get(path.stem, ())):
             assert np.abs(ours[name] - theirs[name]).max() <= (2 if trained else 1), name
     assert json.loads(Image.open(saved[0]).text["workflow"]) == workflow.ui
-    assert events.steps, "the server's progress was not shown"
+    assert events.steps or path.stem == "plot_sigmas", "the server's progress was not shown"
 
 
 @each_comfyui()

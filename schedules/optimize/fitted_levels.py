@@ -87,7 +87,7 @@ def search_fitted_levels(lesson: Lesson, starts: list[list[float]], *, process: 
         return Progress(lesson.calls, lesson.calls + 1, {**kept, "tried": torch.tensor(tried),
                                                          "distance": torch.tensor(best, dtype=torch.float64)})
 
-    while tried < len(starts) and not until():
+    while tried < len(starts) and not ("levels" in kept and until()):
         found = judge.distance(starts[tried])
         if found < best:
             best, kept["levels"] = found, torch.tensor(starts[tried], dtype=torch.float64)
