@@ -94,8 +94,9 @@ def test_golden_parity_with_diffusers(run):
 @running(max_examples=300, deadline=None, derandomize=True)
 @given(family=st.sampled_from(sorted(FAMILIES)), model=st.sampled_from(sorted(MODELS)), steps=st.integers(1, 60),
        denoise=st.floats(0.05, 1.0), comfy_exact=st.booleans(), shift=st.floats(0.2, 20.0),
-       rho=st.just(0.0) | st.floats(0.05, 20.0), mu=st.floats(-2.0, 3.0), terminal=st.floats(0.0, 0.2), data_std=st.floats(0.1, 5.0),
-       laplace_mu=st.floats(-1.0, 1.0), laplace_beta=st.floats(0.3, 3.0))
+       rho=st.just(0.0) | st.floats(0.05, 20.0), mu=st.floats(-2.0, 3.0),
+       terminal=st.floats(0.0, 0.2), data_std=st.floats(0.1, 5.0), laplace_mu=st.floats(-1.0, 1.0),
+       laplace_beta=st.floats(0.3, 3.0))
 def test_any_options_give_levels_that_fall_to_zero(family, model, steps, comfy_exact, **options):
     levels, process = MODELS[model]
     if family in OF_FLOW and process is VE:
