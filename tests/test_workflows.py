@@ -107,7 +107,12 @@ def test_same_pictures_in_comfyui(path, root, comfyui_url, embedded, tmp_path):
     client, events = server.Client(comfyui_url), Collected()
     workflow = loaded(path)
     prompt = workflow.to_prompt(client.definitions())
-    saved = client.fetch_images(client.run(prompt, workflow.ui, events), tmp_path, events)
+    try:
+        saved = client.fetch_images(client.run(prompt, workflow.ui, events), tmp_path, events)
+    except server.ServerError as error:
+        if "odeon[science]" in str(error):
+            pytest.skip(f"this ComfyUI lacks a library that {path.stem} asks for: {error}")
+        raise
     ours, theirs = pictures(embedded(path).paths), pictures(saved)
     assert ours.keys() == theirs.keys()
     for name in (name for name in ours if not name.startswith("preview_")):  # numbered in the order of running
