@@ -76,18 +76,20 @@ def search_fitted_levels(lesson: Lesson, starts: list[list[float]], *, process: 
     """state["levels"], those whose fitted plan ends nearest: the best of `starts`, all with the same first and last
     level, then one step of it after the other made longer or shorter, by less once nothing helps, until() says so.
 
-    A Progress after every trial, resumable behind it. Needs no gradients. Each trial costs the calls of two runs on
-    NOISES noises. What a schedule is worth to a fitted plan and as it is have little in common.
+    A Progress first and after every trial, resumable behind it. Needs no gradients. Each trial costs the
+    calls of two runs on NOISES noises. What a schedule is worth to a fitted plan and as it is have little in common.
     """
     low = min(level for levels in starts for level in levels if level > 0.0)
     judge, kept = FittedLevels(lesson, starts[0][0], low, process=process), dict(state or {})
+    kept.setdefault("levels", torch.tensor(starts[0], dtype=torch.float64))
     tried, best = int(kept.get("tried", 0)), float(kept.get("distance", math.inf))
 
     def progress() -> Progress:
         return Progress(lesson.calls, lesson.calls + 1, {**kept, "tried": torch.tensor(tried),
                                                          "distance": torch.tensor(best, dtype=torch.float64)})
 
-    while tried < len(starts) and not ("levels" in kept and until()):
+    yield progress()
+    while tried < len(starts) and not until():
         found = judge.distance(starts[tried])
         if found < best:
             best, kept["levels"] = found, torch.tensor(starts[tried], dtype=torch.float64)
