@@ -1,4 +1,5 @@
 """Distance to an accurate run by schedule, solver and steps: ComfyUI's schedulers, tables, and what we learn."""
+import itertools
 import json
 import os
 import time
@@ -17,9 +18,10 @@ from ..samplers.ddim import plan_ddim
 from ..samplers.deis import plan_deis
 from ..samplers.dpm_solver_pp import plan_dpm_solver_pp
 from ..samplers.exponential_adams import plan_exponential_adams
+from ..samplers.linear import Step
 from ..samplers.pndm import plan_pndm
 from ..samplers.process import FLOW
-from ..samplers.table import steps_of_table
+from ..samplers.table import Table, steps_of_table, table_of
 from ..samplers.unipc import plan_unipc
 from ..schedules.align_your_steps import align_your_steps_sigmas
 from ..schedules.classic import SCHEDULERS, classic_sigmas
@@ -52,8 +54,9 @@ MINIBATCH = {"exact": 64, "shapes": 12}
 
 
 class Row(NamedTuple):
-    """One figure. kind: 'stock', 'table', 'search' or 'learned'; seconds: what finding it took; frechet: how far
-    the judge's features of pictures so made are from true ones', of the best rows on a Shapes model."""
+    """One figure. kind: 'stock', 'table', 'search' or 'learned'; seconds: what finding it took; run: levels, x, d of
+    the table of the plan that was run, and the logarithms of the levels told if they are others; frechet: how far the
+    judge's features of pictures so made are from true ones', of the best rows on a Shapes model."""
     problem: str
     steps: int
     solver: str
@@ -61,35 +64,46 @@ class Row(NamedTuple):
     kind: str
     score: Score
     seconds: float = 0.0
+    run: tuple[list, list, list, list | None] | None = None
     frechet: float | None = None
 
 
 class Job(NamedTuple):
-    """A problem at a number of steps, with the teacher's ends; quick: few iterations, for a test."""
+    """A solver on a problem at a number of steps, with the teacher's ends; '' is all of STOCK. quick: few iterations,
+    for a test."""
     problem: str
     steps: int
+    solver: str
     targets: Tensor
     quick: bool = False
 
 
-def measure(names: list[str], *, steps=STEPS, quick: bool = False, workers: int = 0, folder: Path | None = None,
-            kept: bool = False) -> tuple[list[Row], dict[str, float]]:
+def measure(names: list[str], *, steps=STEPS, solvers=None, quick: bool = False, workers: int = 0,
+            folder: Path | None = None, kept: bool = False) -> tuple[list[Row], dict[str, float]]:
     """Every row on every problem, a process for each processor; and the teacher's own error by problem.
 
-    folder: keeps what was measured, a file a problem and number of steps; what is there isn't measured again. kept:
-    only what is there already."""
+    solvers: only these of SOLVERS, beside STOCK. folder: keeps what was measured, a file a problem, number of steps and
+    solver; what is there isn't measured again. kept: only what is there already."""
+    wanted = [Job(name, count, solver, None, quick) for count in steps for name in names
+              for solver in ("", *(solvers or SOLVERS))]
+    if kept:
+        wanted = [job for job in wanted if _file_of(job, folder).is_file()]
     with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        wanted = [(name, count) for count in steps for name in names
-                  if not kept or _file_of(Job(name, count, None, quick), folder).is_file()]
-        names = [name for name in names if name in {name for name, _ in wanted}]
-        teachers = {name: pool.submit(_taught, name, folder) for name in names}
-        jobs = [pool.submit(_kept_job, Job(name, count, teachers[name].result()[0], quick), folder)
-                for name, count in wanted]
-        done = [job.result() for job in tqdm(as_completed(jobs), total=len(jobs), desc="problems by steps")]
-    rows = [row for found in done for row in found]
-    order = {name: i for i, name in enumerate(names)}
-    rows.sort(key=lambda row: (order[row.problem], row.steps))
+        teachers = {name: pool.submit(_taught, name, folder) for name in dict.fromkeys(job.problem for job in wanted)}
+        jobs = [pool.submit(_kept_job, job._replace(targets=teachers[job.problem].result()[0]), folder)
+                for job in wanted]
+        done = [job.result() for job in tqdm(as_completed(jobs), total=len(jobs), desc="problems by steps and solver")]
+        whole = _whole([row for found in done for row in found], list(teachers))
+        judged = [pool.submit(_kept_judged, rows, quick, folder) for rows in whole]
+        rows = [row for found in tqdm(judged, desc="Frechet distances") for row in found.result()]
     return rows, {name: task.result()[1] for name, task in teachers.items()}
+
+
+def _whole(rows: list[Row], names: list[str]) -> list[list[Row]]:
+    """The rows of each problem and number of steps, solvers in their order."""
+    order = ["", *SOLVERS, *STOCK]
+    rows = sorted(rows, key=lambda row: (names.index(row.problem), row.steps, order.index(row.solver)))
+    return [list(group) for _, group in itertools.groupby(rows, lambda row: (row.problem, row.steps))]
 
 
 def _taught(name: str, folder: Path | None) -> tuple[Tensor, float]:
@@ -106,7 +120,7 @@ def _taught(name: str, folder: Path | None) -> tuple[Tensor, float]:
 
 
 def _file_of(job: Job, folder: Path) -> Path:
-    return folder / f"{job.problem}-{job.steps}{'-quick' * job.quick}.json"
+    return folder / f"{job.problem}-{job.steps}-{job.solver or 'stock'}{'-quick' * job.quick}.json"
 
 
 def _kept_job(job: Job, folder: Path | None) -> list[Row]:
@@ -120,28 +134,60 @@ def _kept_job(job: Job, folder: Path | None) -> list[Row]:
 
 
 def measure_job(job: Job) -> list[Row]:
-    """All rows of a problem at a number of steps."""
+    """All rows of a solver on a problem at a number of steps."""
     torch.set_num_threads(1)
     on = problem(job.problem)
-    plans = {name: (lambda sigmas, solver=solver: solver(sigmas, on)) for name, solver in {**SOLVERS, **STOCK}.items()}
-    fixed = {name: ("stock", levels, 0.0) for name, levels in stock_levels(on, job.steps).items()}
-    fixed |= {name: ("table", levels, 0.0) for name, levels in table_levels(on, job.steps).items()}
-    shared = {name: ("search", *timed(lambda search=search: search(on, job.steps, job.targets)))
-              for name, search in SHARED.items()}
-    rows, ways = [], []
-    for solver, plan in plans.items():
-        lesson = on.lesson(plan, job.targets)
-        for schedule, (kind, levels, seconds) in {**fixed, **(shared if solver in SOLVERS else {})}.items():
-            if solver in SOLVERS or kind == "stock":
-                rows.append(Row(job.problem, job.steps, solver, schedule, kind, lesson.score(levels), seconds))
-                ways.append((plan(levels), None))
-        for name, score, seconds, way in learned(lesson, on, job, fixed, solver=solver) if solver in SOLVERS else ():
-            rows.append(Row(job.problem, job.steps, solver, name, "learned", score, seconds))
-            ways.append(way)
-    if not job.problem.startswith("exact"):
-        for i in best_places(rows):
-            rows[i] = rows[i]._replace(frechet=frechet_of(*ways[i], job.problem, 32 if job.quick else PICTURES))
+    stock, rows = stock_levels(on, job.steps), []
+    if not job.solver:
+        for name, plan in STOCK.items():
+            lesson = on.lesson(lambda sigmas, plan=plan: plan(sigmas, on), job.targets)
+            rows += [_row(job._replace(solver=name), lesson, schedule, levels, "stock")
+                     for schedule, levels in stock.items()]
+        return rows
+    lesson = on.lesson(lambda sigmas: SOLVERS[job.solver](sigmas, on), job.targets)
+    tables = table_levels(on, job.steps)
+    rows += [_row(job, lesson, name, levels, "stock") for name, levels in stock.items()]
+    rows += [_row(job, lesson, name, levels, "table") for name, levels in tables.items()]
+    for name, search in SHARED.items():
+        levels, seconds = timed(lambda search=search: search(on, job.steps, job.targets))
+        rows.append(_row(job, lesson, name, levels, "search")._replace(seconds=seconds))
+    for name, score, seconds, way in learned(lesson, on, job, stock | tables):
+        rows.append(Row(job.problem, job.steps, job.solver, name, "learned", score, seconds, way))
     return rows
+
+
+def _row(job: Job, lesson: Lesson, schedule: str, levels: list[float], kind: str) -> Row:
+    way = _way(table_of(lesson.plan(levels))) if kind == "stock" else None
+    return Row(job.problem, job.steps, job.solver, schedule, kind, lesson.score(levels), 0.0, way)
+
+
+def _way(table: Table, told: Tensor | None = None) -> tuple[list, list, list, list | None]:
+    return *(part.tolist() for part in table[:3]), told if told is None else told.tolist()
+
+
+def _kept_judged(rows: list[Row], quick: bool, folder: Path | None) -> list[Row]:
+    """The rows of one problem and number of steps, the best of them on a Shapes model with their Frechet distances,
+    where all solvers have been measured."""
+    name, steps = rows[0].problem, rows[0].steps
+    if name.startswith("exact") or not {*SOLVERS, *STOCK} <= {row.solver for row in rows}:
+        return rows
+    file = folder and folder / f"{name}-{steps}-frechet{'-quick' * quick}.json"
+    if file and file.is_file():
+        found = json.loads(file.read_text())
+    else:
+        torch.set_num_threads(1)
+        found = [[i, frechet_of(*_steps_of(rows[i].run), name, 32 if quick else PICTURES)] for i in best_places(rows)]
+        if file:
+            file.write_text(json.dumps(found))
+    rows = list(rows)
+    for i, distance in found:
+        rows[i] = rows[i]._replace(frechet=distance)
+    return rows
+
+
+def _steps_of(way: tuple) -> tuple[list[Step], Tensor | None]:
+    *parts, told = (part if part is None else torch.tensor(part, dtype=torch.float64) for part in way)
+    return steps_of_table(Table(*parts, torch.zeros(len(parts[1]), 0, dtype=torch.float64))), told
 
 
 def best_places(rows: list[Row]) -> list[int]:
@@ -171,12 +217,12 @@ def timed(make: Callable):
     return make(), time.perf_counter() - begun
 
 
-def learned(lesson: Lesson, on: Problem, job: Job, fixed: dict, *, solver: str
+def learned(lesson: Lesson, on: Problem, job: Job, fixed: dict[str, list[float]]
             ) -> Iterator[tuple[str, Score, float, tuple | None]]:
-    """(name, score, seconds, the plan and its told levels where it was learned): levels, and plans, learned for the
-    lesson's solver from the best fixed schedule on its training noises."""
+    """(name, score, seconds, the run of what is in LEARNED): levels, and plans, learned for the job's solver from the
+    best fixed schedule on its training noises."""
     kind, few = job.problem.split("-")[0], slice(0, min(FEW, lesson.training.stop))
-    families = same_start({name: levels for name, (_, levels, _) in fixed.items()}, on.top)
+    families = same_start(fixed, on.top)
     start = min(families.values(), key=lambda levels: lesson.score(levels, few).median)
     searched, spent = {}, 0.0
     for (name, free), iterations in zip(LEARNED.items(), ITERATIONS[kind]):
@@ -186,13 +232,13 @@ def learned(lesson: Lesson, on: Problem, job: Job, fixed: dict, *, solver: str
         steps, told = steps_of_table(table_in(state)), state["told"] if free == "all" else None
         score = score_of(lesson.errors(steps, lesson.judging, change=told is not None and (
             lambda model, told=told: told_model(model, told)) or None))
-        yield name, score, seconds + (spent if free == "all" else 0.0), (steps, told)
+        yield name, score, seconds + (spent if free == "all" else 0.0), _way(table_in(state), told)
         if free == "levels+coefficients":
             searched, spent = {key: state[key] for key in SEARCHED if key in state}, seconds
     for name, search in BY_SOLVER.items():
         levels, seconds = timed(lambda search=search: search(lesson, on, job.steps, start))
         yield name, lesson.score(levels), seconds, None
-    for name, search in EULER_ONLY.items() if solver == "Euler" else ():
+    for name, search in EULER_ONLY.items() if job.solver == "Euler" else ():
         yield name, *timed(lambda search=search: search(lesson, on, job.steps, start)), None
 
 

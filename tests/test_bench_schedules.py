@@ -9,6 +9,7 @@ from odeon.bench.schedules_page import cells_of, frechet_lines, plotted
 from odeon.bench.schedules_problems import frechet_of, problem
 from odeon.bench.schedules_searches import BY_SOLVER, EULER_ONLY, SHARED
 from odeon.samplers.ddim import plan_ddim
+from odeon.samplers.table import table_of
 from odeon.schedules.classic import classic_sigmas
 from odeon.schedules.optimize.teacher import Score
 
@@ -23,8 +24,8 @@ def rows():
     assert error < 1e-4
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schedules, "problem", lambda name: few)
-        patch.setattr(schedules, "SOLVERS", {name: schedules.SOLVERS[name] for name in SOLVERS})
-        return measure_job(Job("exact-ve", 5, targets, quick=True))
+        return [row for solver in ("", *SOLVERS)
+                for row in measure_job(Job("exact-ve", 5, solver, targets, quick=True))]
 
 
 def test_every_optimizer_has_a_row_for_every_solver(rows):
@@ -47,7 +48,7 @@ def test_learned_plans_are_ahead_on_noises_that_nothing_was_learned_from(rows):
 
 def test_the_frechet_distance_is_of_the_best_of_each_kind():
     made = [Row("p", 5, "Euler", "a", "stock", Score(2.0, 2.0)), Row("p", 5, "Euler", "b", "stock", Score(1.0, 9.0)),
-            Row("p", 5, "Euler", "learned plan", "learned", Score(0.5, 0.5), 3.0, 0.25)]
+            Row("p", 5, "Euler", "learned plan", "learned", Score(0.5, 0.5), 3.0, None, 0.25)]
     assert best_places(made) == [1, 2]
     assert frechet_lines(made, "p", 5) == ["Frechet distance: Euler, learned plan 0.25."]
     on = problem("shapes-dit@1")
@@ -57,7 +58,25 @@ def test_the_frechet_distance_is_of_the_best_of_each_kind():
 
 
 def test_what_was_measured_is_not_measured_again(rows, tmp_path, monkeypatch):
-    job = Job("exact-ve", 5, None)
+    job = Job("exact-ve", 5, "Euler", None)
     schedules._file_of(job, tmp_path).write_text(json.dumps(rows))
     monkeypatch.setattr(schedules, "measure_job", None)
-    assert schedules._kept_job(job, tmp_path) == rows
+    found = schedules._kept_job(job, tmp_path)
+    assert [row._replace(run=None) for row in found] == [row._replace(run=None) for row in rows]
+    for row in found:
+        if row.schedule in schedules.LEARNED or row.kind == "stock":
+            steps, told = schedules._steps_of(row.run)
+            assert len(steps) == 5 and (told is not None) == (row.schedule == "learned plan, told levels too")
+
+
+def test_the_best_are_judged_once_all_solvers_were_measured(tmp_path, monkeypatch):
+    on = problem("shapes-dit@1")
+    plan = plan_ddim(classic_sigmas("simple", on.levels, 2).tolist(), process=on.process)
+    made = [Row("shapes-dit@1", 2, solver, "simple", "stock", Score(1.0 + i, 1.0), 0.0, schedules._way(table_of(plan)))
+            for i, solver in enumerate((*schedules.SOLVERS, *schedules.STOCK))]
+    assert schedules._kept_judged(made[:-1], True, tmp_path) == made[:-1] and not list(tmp_path.iterdir())
+    judged = schedules._kept_judged(made, True, tmp_path)
+    assert judged[0].frechet == pytest.approx(frechet_of(plan, None, "shapes-dit@1", 32), rel=1e-3)
+    assert [row.frechet for row in judged[1:]] == [None] * (len(made) - 1)
+    monkeypatch.setattr(schedules, "frechet_of", None)
+    assert schedules._kept_judged(made, True, tmp_path) == judged
