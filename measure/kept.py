@@ -71,7 +71,15 @@ def load_ems(path: Path) -> EMS:
 
 def save_sigmas(path: Path, sigmas: Tensor, about: dict) -> None:
     """Writes learned steps with what they were made for."""
+    if not _is_schedule(sigmas):
+        raise ValueError("these sigmas are no schedule that can be kept: they must be at least two, finite, strictly "
+                         f"decreasing and not below 0, got {sigmas.tolist()[:8]}")
     write_tensors(path, {"sigmas": sigmas.double()}, {**about, "holds": "sigmas"})
+
+
+def _is_schedule(sigmas: Tensor) -> bool:
+    return sigmas.ndim == 1 and len(sigmas) > 1 and bool(
+        sigmas.isfinite().all() and (sigmas.diff() < 0.0).all() and sigmas[-1] >= 0.0)
 
 
 def load_sigmas(path: Path) -> tuple[Tensor, dict]:
@@ -81,8 +89,7 @@ def load_sigmas(path: Path) -> tuple[Tensor, dict]:
     if "sigmas" not in tensors:
         raise ValueError(f"{path} holds no steps but {about.get('what', 'something else')}; choose another")
     sigmas = tensors["sigmas"]
-    if sigmas.ndim != 1 or len(sigmas) < 2 or not sigmas.isfinite().all() or (sigmas.diff() >= 0.0).any() or (
-            sigmas[-1] < 0.0):
+    if not _is_schedule(sigmas):
         raise ValueError(f"the levels in {path} are no schedule: they must be at least two, finite, strictly "
                          f"decreasing and not below 0; the file was changed, load another")
     return sigmas.double(), about

@@ -1,4 +1,5 @@
 """LinearAG's weights and policy, fitted to a model on one schedule."""
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -79,8 +80,8 @@ def _coefs(rows: list[Tensor], sigmas: list[float], policy: list[str], about: di
 
 
 def _pairs(sigmas: list[float]) -> list[tuple[float, float]]:
-    if len(sigmas) < 3 or any(low >= high for high, low in zip(sigmas, sigmas[1:])):
-        raise ValueError(f"LinearAG needs a falling schedule of at least 2 steps, got {len(sigmas)} levels")
+    if len(sigmas) < 3 or not all(0.0 <= low < high < math.inf for high, low in zip(sigmas, sigmas[1:])):
+        raise ValueError(f"LinearAG needs a falling schedule of at least 2 steps, none below 0, got {sigmas[:8]}")
     return [*zip(sigmas, sigmas[1:])]
 
 

@@ -38,7 +38,9 @@ class OdeonOneMoreStep(MeasuringNode):
 
     def measure(self, model, positive, negative, sigmas, latent, cfg, start_seed, samples, noise, batch,
                 oms_model=None, mean=None):
-        top, process = float(sigmas[0]), host.process_of(model)
+        process = host.process_of(model)
+        process.lams(sigmas.tolist())
+        top = float(sigmas[0])
         if process is FLOW and top >= 1.0:
             raise ValueError("a flow model's schedule from sigma 1 starts at pure noise already; start it lower, such "
                              "as at 0.99, or leave this node out")

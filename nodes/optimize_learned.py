@@ -100,6 +100,7 @@ class OdeonOptimizeTimeTuner(LearnedNode):
 
     def optimize(self, task, teacher_steps, data=None, **given):
         levels, own, process = task.levels, host.levels_of(task.model), host.process_of(task.model)
+        process.lams(levels)
         clock, span = label_clock(own.sigmas.tolist(), process), (float(own.sigma_min), float(own.sigma_max))
         pictures = None if data is None else host.of_latent(task.model, data["samples"])
         if pictures is not None:  # before the teacher is asked

@@ -36,6 +36,7 @@ class OdeonOptimizePlan(OptimizeNode):
 
     def optimize(self, task, sampler, vae=None, **given):
         levels, process = task.levels, host.process_of(task.model)
+        process.lams(levels)
         families = {"yours": levels}
         if levels[-1] == 0.0:
             families |= families_for(task.model, len(levels) - 1, top=levels[0])

@@ -63,6 +63,7 @@ class OdeonFitEMS(MeasuringNode):
     def measure(self, model, positive, negative, sigmas, latent, cfg, start_seed, points, samples, batch, spatial,
                 jacobian):
         process = host.process_of(model)
+        process.lams(sigmas.tolist())
         levels = [sigma for sigma in sigmas.tolist() if sigma > 0.0]
         top = min(levels[0], 0.99) if process is FLOW else levels[0]  # at a flow's 1 log-SNR has no number
 

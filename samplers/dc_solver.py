@@ -34,6 +34,7 @@ def plan_dc_solver(sigmas: list[float], *, ratios: DCRatios, order: int = 3, var
     """
     if not 1 <= dc_order <= 3:
         raise ValueError(f"dc_order must be 1, 2 or 3, got {dc_order}")
+    process.lams(sigmas)
     finite_steps = len(sigmas) - 1 - (sigmas[-1] == 0.0)
     if len(ratios.values) != finite_steps:
         raise ValueError(f"need one ratio for each of the {finite_steps} steps above sigma 0, got "

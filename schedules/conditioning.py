@@ -1,4 +1,5 @@
 """Levels that a network is told in place of the ones a run integrates over."""
+import math
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -17,8 +18,10 @@ def told_levels(sigmas: list[float], cond_sigmas: list[float]) -> Callable[[Tens
     if len(sigmas) != len(cond_sigmas):
         raise ValueError(f"need a conditioning sigma for each of the {len(sigmas)} sigmas, got {len(cond_sigmas)}; "
                          "make both of the same number of steps")
-    if len(sigmas) < 2 or any(following >= sigma for sigma, following in pairwise(sigmas)):
-        raise ValueError("need at least 2 strictly decreasing sigmas; sort them and drop repeats")
+    if not all(math.isfinite(sigma) for sigma in (*sigmas, *cond_sigmas)):
+        raise ValueError("sigmas and conditioning sigmas must be finite; rebuild the schedule")
+    if len(sigmas) < 2 or sigmas[-1] < 0.0 or any(following >= sigma for sigma, following in pairwise(sigmas)):
+        raise ValueError("need at least 2 strictly decreasing sigmas, none below 0; sort them and drop repeats")
     pairs = [(sigma, cond) for sigma, cond in zip(sigmas, cond_sigmas) if sigma > 0.0]
     if any(cond <= 0.0 for _, cond in pairs):
         raise ValueError("conditioning sigmas must be above 0 wherever sigmas are; give the last one a small level too")

@@ -1,4 +1,7 @@
 """A schedule at another number of steps."""
+import math
+from itertools import pairwise
+
 from .tables import log_interpolated
 
 
@@ -11,6 +14,10 @@ def interpolated_sigmas(sigmas: list[float], steps: int) -> list[float]:
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
+    if not all(math.isfinite(sigma) for sigma in sigmas) or any(low >= high for high, low in pairwise(sigmas)) or (
+            min(sigmas, default=0.0) < 0.0):
+        raise ValueError(f"need a schedule that falls from level to level and not below 0, got {sigmas[:8]}; sort it "
+                         "and drop repeats")
     above = [sigma for sigma in sigmas if sigma > 0.0]
     if len(above) < 2 and steps > 1 or len(sigmas) < 2:
         raise ValueError(f"need two levels above 0 to read others between, got {sigmas}; take a schedule of more steps")

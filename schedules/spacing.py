@@ -18,14 +18,16 @@ def spaced_timesteps(count: int, steps: int, spacing: str = "trailing", offset: 
     if not 1 <= steps <= count:
         raise ValueError(f"steps must lie from 1 to the table's {count} levels, got {steps}")
     if spacing == "trailing":
-        return [round(count - i * count / steps) - 1 for i in range(steps)]
+        stride = (count - count / steps) - count  # rounded as NumPy's arange rounds it, which tells ties apart
+        return [round(count + i * stride) - 1 for i in range(steps)]
     if spacing == "leading":
         top = (steps - 1) * (count // steps) + offset
         if not 0 <= offset <= top < count:
             raise ValueError(f"leading spacing of {steps} steps with offset {offset} ends at place {top} of {count}; "
                              "lower the offset")
         return [i * (count // steps) + offset for i in reversed(range(steps))]
-    even = [(count - 1) * i / (steps - 1) for i in reversed(range(steps))] if steps > 1 else [float(count - 1)]
+    stride = (count - 1) / max(steps - 1, 1)
+    even = [float(count - 1), *(i * stride for i in reversed(range(steps - 1)))]
     return even if spacing == "linspace_fractional" else [round(place) for place in even]
 
 

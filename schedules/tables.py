@@ -10,7 +10,8 @@ ENDS = ("zero", "append_zero", "sigma_min")
 def table_sigmas(table: tuple[float, ...], steps: int, *, denoise: float = 1.0, end: str = "zero") -> Tensor:
     """A falling list of levels, log-linearly interpolated to `steps` steps: float64 (steps + 1,).
 
-    denoise < 1 keeps the last round(steps * denoise) steps; 0 gives an empty tensor.
+    denoise < 1 keeps the last round(steps * denoise) steps, of which none leave the last level alone, as in ComfyUI; 0
+    gives an empty tensor.
     end: 'zero' replaces the list's last level by 0 (ComfyUI's way: the last step skips it), 'append_zero' adds a step
     from it to 0, one model call more, 'sigma_min' stops there and leaves that much noise.
     """
@@ -20,10 +21,9 @@ def table_sigmas(table: tuple[float, ...], steps: int, *, denoise: float = 1.0, 
         raise ValueError(f"steps must be at least 1, got {steps}")
     if not 0.0 <= denoise <= 1.0:
         raise ValueError(f"denoise must lie in [0, 1], got {denoise}")
-    kept = round(steps * denoise)
-    if kept == 0:
+    if denoise == 0.0:
         return torch.zeros(0, dtype=torch.float64)
-    sigmas = log_interpolated(table, steps)[-(kept + 1):]
+    sigmas = log_interpolated(table, steps)[-(round(steps * denoise) + 1):]
     if end == "sigma_min":
         return torch.tensor(sigmas, dtype=torch.float64)
     levels = sigmas[:-1] if end == "zero" else sigmas

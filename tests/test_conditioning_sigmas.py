@@ -202,6 +202,9 @@ def test_levels_stay_the_model_s_own():
     ([2.0, 1.0, 0.0], [2.0, 0.0], "need a conditioning sigma for each of the 3 sigmas, got 2"),
     ([2.0, 3.0, 0.0], [2.0, 1.0, 0.0], "strictly decreasing"), ([2.0], [1.0], "at least 2"),
     ([2.0, 1.0, 0.5], [2.0, 1.0, 0.0], "must be above 0 wherever sigmas are"),
+    ([2.0, math.nan, 0.0], [2.0, 1.0, 0.0], "must be finite"),
+    ([2.0, 1.0, 0.0], [math.inf, 1.0, 0.0], "must be finite"),
+    ([2.0, 1.0, -0.5], [2.0, 1.0, 0.5], "none below 0"),
 ])
 def test_bad_levels_are_named(sigmas, cond, message):
     with pytest.raises(ValueError, match=message):

@@ -141,6 +141,10 @@ def test_other_numbers_of_steps():
     assert interpolated_sigmas(ending, 5) == pytest.approx([16.0, 8.0, 4.0, 2.0, 1.0, 0.0], rel=1e-14)
     assert interpolated_sigmas(ending, 2) == [16.0, 1.0, 0.0]
     for wrong, steps, message in (([16.0, 0.0], 2, "need two levels above 0"), ([16.0], 1, "need two levels above 0"),
-                                  (sigmas, 0, "steps must be at least 1, got 0")):
+                                  (sigmas, 0, "steps must be at least 1, got 0"), ([], 2, "need two levels above 0"),
+                                  ([16.0, 4.0, 4.0, 0.0], 2, "falls from level to level"),
+                                  ([1.0, 4.0], 1, "falls from level to level"),
+                                  ([4.0, 1.0, -1.0], 2, "not below 0"), ([math.inf, 1.0], 1, "falls from level"),
+                                  ([4.0, math.nan, 0.0], 3, "falls from level to level")):
         with pytest.raises(ValueError, match=message):
             interpolated_sigmas(wrong, steps)

@@ -191,6 +191,10 @@ def test_files_of_plans_and_steps_come_back_and_damage_is_told(tmp_path):
     save_sigmas(tmp_path / "steps.safetensors", torch.tensor([14.6, 1.0, 0.0]), {"what": "steps"})
     with pytest.raises(ValueError, match="holds no learned plan but steps"):
         load_plan(tmp_path / "steps.safetensors")
+    for wrong in ([], [3.0], [1.0, 4.0, 9.0], [4.0, math.nan, 0.0], [4.0, -1.0]):  # what no node could load
+        with pytest.raises(ValueError, match="no schedule that can be kept"):
+            save_sigmas(tmp_path / "steps.safetensors", torch.tensor(wrong), {"what": "steps"})
+    assert load_sigmas(tmp_path / "steps.safetensors")[0].tolist() == pytest.approx([14.6, 1.0, 0.0])
 
     tensors, about = read_tensors(path)
     for change, words in (({"sigmas": tensors["sigmas"].flip(0)}, "do not decrease"),

@@ -1,4 +1,6 @@
 """LinearAG: the fit is exact where it can be, holds on new noises, and the policy search keeps its tolerance."""
+import math
+
 import pytest
 import torch
 from gmm import denoise, log_spaced
@@ -111,5 +113,6 @@ def test_bad_input_is_named():
     for options, said in (({"policy": "x"}, "policy must be one of paper, search"),):
         with pytest.raises(ValueError, match=said):
             next(fit_linear_ag(mixture, noises(2, 1), SIGMAS, scale=3.0, **options))
-    with pytest.raises(ValueError, match="falling schedule of at least 2 steps"):
-        next(fit_linear_ag(mixture, noises(2, 1), [1.0, 0.0], scale=3.0))
+    for sigmas in ([1.0, 0.0], [math.inf, 1.0, 0.0], [2.0, math.nan, 0.0], [2.0, 1.0, -1.0]):
+        with pytest.raises(ValueError, match="falling schedule of at least 2 steps"):
+            next(fit_linear_ag(mixture, noises(2, 1), sigmas, scale=3.0))

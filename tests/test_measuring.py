@@ -9,6 +9,7 @@ from odeon.host.measuring import fingerprint, key_of, same_weights
 from odeon.measure.kept import read_tensors, write_tensors
 from odeon.measure.progress import Progress
 from odeon.models.levels import DiscreteLevels
+from odeon.samplers.ddim import plan_ddim
 
 
 class Flat(torch.nn.Module):
@@ -197,3 +198,23 @@ def test_pfgmpp_noise_is_a_noise():
     drawn = noise.generate_noise({"samples": torch.zeros(2, 4, 8, 8)})
     assert noise.seed == 4 and not torch.allclose(drawn, plain)
     assert (torch.nn.functional.cosine_similarity(drawn.flatten(1), plain.flatten(1)) - 1.0).abs().max() < 1e-6
+
+
+NEED_A_SCHEDULE = ("OdeonFitEMS", "OdeonFitIIA", "OdeonOneMoreStep", "OdeonOptimizeBOSS", "OdeonOptimizeDCRatios",
+                   "OdeonOptimizeLD3", "OdeonOptimizePlan", "OdeonOptimizeTimeTuner")
+BAD_LEVELS = ([], [3.0], [8.0, float("nan"), 1.0, 0.0], [float("inf"), 4.0, 0.0], [0.5, 1.0, 4.0], [8.0, 4.0, 4.0, 0.0],
+              [8.0, 4.0, -1.0])
+
+
+@pytest.mark.parametrize("name", NEED_A_SCHEDULE)
+def test_levels_that_are_no_schedule_are_refused_before_the_model_is_asked(name):
+    node, network = NODE_CLASS_MAPPINGS[name](), model()
+    network.network.forward = lambda *_, **__: pytest.fail("the model was asked")
+    asked, word = node.INPUT_TYPES()["required"], [[torch.zeros(1, 2, 3), {}]]
+    given = {key: spec[1]["default"] for key, spec in asked.items() if "default" in spec[1]}
+    given |= {"positive": word, "negative": word, "model": network, "latent": {"samples": torch.zeros(1, 4, 8, 8)}}
+    if "sampler" in asked:
+        given["sampler"] = host.solver(plan_ddim)
+    for sigmas in BAD_LEVELS:
+        with pytest.raises(ValueError, match="sigma|step|schedule"):
+            getattr(node, node.FUNCTION)(**given, sigmas=torch.tensor(sigmas))

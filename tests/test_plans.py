@@ -1,4 +1,5 @@
 """Laws that hold for the plan of every solver node, with every choice of its options."""
+import math
 import random
 import re
 from itertools import product
@@ -131,3 +132,19 @@ def test_state_is_left_alone_and_steps_are_reported():
     run(lambda x, sigma: 0.5 * x, x, steps, callback=lambda i, x, denoised, sigma: seen.append((i, sigma)))
     assert torch.equal(x, before)
     assert seen == list(enumerate(SIGMAS[VE][:-1]))
+
+
+BAD_LEVELS = ([], [3.0], [0.9, math.nan, 0.0], [math.inf, 0.5, 0.0], [0.1, 0.5, 0.9], [0.9, 0.5, 0.5, 0.0],
+              [0.9, 0.5, 0.0, 0.0], [0.9, 0.5, -0.1])
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _ in CASES}))
+def test_levels_that_are_no_schedule_are_refused_in_words(name):
+    """By every plan before anything else goes wrong with them."""
+    options = next(options for case, options in CASES if case == name)
+    for process, sigmas in product(SIGMAS, BAD_LEVELS):
+        count = max(len(sigmas) - 1 - (sigmas[-1:] == [0.0]), 0)
+        fitting = {"ratios": DCRatios((1.0,) * count), "decisions": "ddim", "iia": IIACoefs("ddim", ((0.0,),) * count)}
+        given = {key: fitting.get(key, value) for key, value in options.items()}
+        with pytest.raises(ValueError, match="sigmas (must|need)|schedule needs|flow models|FON counts"):
+            planned(NODE_CLASS_MAPPINGS[name].PLAN, sigmas, process=process, clock=CLOCKS[process], **given)

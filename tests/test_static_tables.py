@@ -70,6 +70,9 @@ def test_denoise_keeps_the_end(sigmas_of):
     whole = sigmas_of(20)
     assert torch.equal(sigmas_of(20, denoise=0.25), whole[-6:])
     assert sigmas_of(20, denoise=0.0).shape == (0,)
+    for denoise in (0.01, 0.025):  # rounds to no step: the last level alone, as ComfyUI's nodes have it
+        assert sigmas_of(20, denoise=denoise).tolist() == [0.0]
+    assert sigmas_of(20, denoise=0.01, end="sigma_min").tolist() == sigmas_of(20, end="sigma_min")[-1:].tolist()
     with pytest.raises(ValueError, match=r"denoise must lie in \[0, 1\], got 1.5"):
         sigmas_of(20, denoise=1.5)
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):

@@ -1,5 +1,6 @@
 import logging
 
+import numpy
 import pytest
 import torch
 from gmm import MEANS, UNIT_NOISE, WEIGHTS, denoise
@@ -77,6 +78,14 @@ def test_spacings_fall_to_zero_and_only_leading_misses_the_top(levels, spacing):
         assert (sigmas[0] == levels.sigmas[-1].double()) == (spacing != "leading")
     places = spaced_timesteps(len(levels.sigmas), len(levels.sigmas), spacing, offset=0)
     assert places == [float(i) for i in reversed(range(len(levels.sigmas)))]
+
+
+def test_halves_go_where_numpy_s_rounding_takes_them_as_in_diffusers():
+    assert spaced_timesteps(1000, 48)[3] == 936 and spaced_timesteps(1000, 27, "linspace")[13] == 499
+    for steps in range(2, 1001):
+        trailing = numpy.round(numpy.arange(1000, 0, -1000 / steps)) - 1
+        assert spaced_timesteps(1000, steps) == trailing[:steps].tolist()  # now and then arange has one more
+        assert spaced_timesteps(1000, steps, "linspace") == numpy.linspace(0, 999, steps).round()[::-1].tolist()
 
 
 @pytest.mark.parametrize(("options", "message"), [

@@ -108,6 +108,7 @@ def taught(model: Callable, x: Tensor, sigmas: list[float], search: Callable[...
     """
     parts = {key: {name.removeprefix("teacher."): value for name, value in (state or {}).items()
                    if name.startswith("teacher.") == (key == "teacher")} for key in ("teacher", "search")}
+    process.lams(sigmas)  # before any call: the teacher takes no more than the ends
     before = teacher_cost(steps)
 
     def named() -> dict[str, Tensor]:
