@@ -7,7 +7,7 @@ from torch import Tensor
 from ..samplers.process import FLOW, Process
 from .inversion import FLOOR, slope
 
-TRENDS = ("constant", "linear_decrease", "linear_increase")
+TRENDS = ("constant", "linear_decrease", "linear_increase", "power")
 
 
 def steered(velocity: Tensor, towards: Tensor, share: float) -> Tensor:
@@ -36,20 +36,21 @@ def sample_rf_invert(denoise: Callable, x: Tensor, sigmas: list[float], *, gamma
 
 def sample_rf_edit(denoise: Callable, x: Tensor, sigmas: list[float], *, reference: Tensor, eta: float = 0.9,
                    start: float = 0.0, stop: float = 0.25, trend: str = "constant", sde: bool = False,
-                   noise_of: Callable, process: Process, callback: Callable | None = None) -> Tensor:
+                   power: float = 1.0, noise_of: Callable, process: Process,
+                   callback: Callable | None = None) -> Tensor:
     """The state at sigmas[-1] from x (B, C, ...), steered to the picture reference (B or 1, C, ...).
 
     x += (t - t_next) (u + eta_i (u_c - u)), u = -(x - D) / t, u_c = (reference - x) / t, t = sigma, for the steps from
     share start to share stop of the schedule; the others follow the model. eta 1 throughout ends at the reference, 0 is
-    Euler. trend: how eta goes from its first step to its last, linear_decrease to 0 or linear_increase from 0. sde: a
-    drift 2 u - x / (1 - t) with noise sqrt(2 t / (1 - t) (t - t_next)) in all steps but the first, none in that to 0.
+    Euler. trend, power: see pulls. sde: a drift 2 u - x / (1 - t) with noise sqrt(2 t / (1 - t) (t - t_next)) in all
+    steps but the first, none in that to 0.
     NFE len(sigmas) - 1. Source: Rout et al. 2024, arXiv 2410.10792, algorithm 2 and eq. 17.
     """
     _require_flow(process)
     if not 0.0 <= eta <= 1.0:
         raise ValueError(f"eta must lie in [0, 1], got {eta}")
     process.lams(sigmas)
-    shares = pulls(len(sigmas) - 1, eta=eta, start=start, stop=stop, trend=trend)
+    shares = pulls(len(sigmas) - 1, eta=eta, start=start, stop=stop, trend=trend, power=power)
     reference = _fitting(reference.to(x), x)
     draw = noise_of("rf_edit") if sde else None
     for i, (t, t_next) in enumerate(pairwise(sigmas)):
@@ -65,17 +66,24 @@ def sample_rf_edit(denoise: Callable, x: Tensor, sigmas: list[float], *, referen
     return x
 
 
-def pulls(steps: int, *, eta: float, start: float, stop: float, trend: str) -> list[float]:
-    """eta of each step: 0 outside the shares start to stop of the schedule."""
+def pulls(steps: int, *, eta: float, start: float, stop: float, trend: str, power: float = 1.0) -> list[float]:
+    """eta of each step i of N: 0 but for int(start N) <= i < int(stop N).
+
+    trend: 'linear_decrease' goes to 0 in the last of these, 'linear_increase' from 0 in the first; 'power' is
+    eta (1 - i / N)^power, the authors' decay, which counts over the whole schedule.
+    """
     if trend not in TRENDS:
         raise ValueError(f"trend must be one of {', '.join(TRENDS)}, got {trend!r}")
     if not 0.0 <= start <= stop <= 1.0:
         raise ValueError(f"need 0 <= start <= stop <= 1, got {start} and {stop}; swap the two")
-    first, last = round(start * steps), round(stop * steps)
+    if power < 0.0:
+        raise ValueError(f"power must be 0 or more, got {power}")
+    first, last = int(start * steps), int(stop * steps)
     found = [0.0] * steps
     for i in range(first, last):
         along = (i - first) / max(last - 1 - first, 1)
-        found[i] = eta * {"constant": 1.0, "linear_decrease": 1.0 - along, "linear_increase": along}[trend]
+        found[i] = eta * {"constant": 1.0, "linear_decrease": 1.0 - along, "linear_increase": along,
+                          "power": (1.0 - i / steps) ** power}[trend]
     return found
 
 

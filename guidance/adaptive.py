@@ -3,10 +3,12 @@ import torch
 from torch import Tensor
 
 from ..samplers.process import FLOW, VE, Process
+from .precision import in_float32
 
 SPACES = ("auto", "x0", "eps", "velocity")
 
 
+@in_float32
 def agreement(cond: Tensor, uncond: Tensor, x: Tensor, sigma: Tensor, *, space: str = "auto", process: Process = VE
               ) -> Tensor:
     """Cosine (B,) of the two predictions, over all but the batch: of x_0, the noise or (x - D) / sigma; 'auto' is x_0,

@@ -5,6 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .precision import in_float32
+
 MODES = ("full", "partial")
 
 
@@ -57,6 +59,7 @@ def _blurred(x: Tensor, std: float) -> Tensor:
     return x
 
 
+@in_float32
 def away_from(denoised: Tensor, cond: Tensor, worse: Tensor, *, scale: float, rescale: float = 0.0,
               mode: str = "full") -> Tensor:
     """denoised + g, g = scale (cond - worse): guidance away from a worse prediction under the same prompt.

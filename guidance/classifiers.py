@@ -32,7 +32,8 @@ class Classifier(NamedTuple):
                 x = interpolate(x, size=(self.size, self.size), mode="bilinear", antialias=True)
             x = (x - x.new_tensor(self.mean)[:, None, None]) / x.new_tensor(self.std)[:, None, None]
         try:
-            out = network(x) if self.sees != "noisy latent" else network(x, timestep)
+            with torch.jit.optimized_execution(False):  # TorchScript else rounds differently from its second call on
+                out = network(x) if self.sees != "noisy latent" else network(x, timestep)
         except (RuntimeError, TypeError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise

@@ -3,7 +3,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .precision import in_float32
 
+
+@in_float32
 def frequency_guidance(cond: Tensor, uncond: Tensor, *, scales: list[float],
                        parallel: list[float] | None = None) -> Tensor:
     """Guided level by level of a Laplacian pyramid: u + w (eta d_parallel + d_orthogonal), d = c - u.
@@ -16,6 +19,9 @@ def frequency_guidance(cond: Tensor, uncond: Tensor, *, scales: list[float],
     kept = parallel or [1.0] * len(scales)
     if len(scales) < 1 or len(kept) != len(scales):
         raise ValueError(f"need a scale and a parallel share for each level, got {len(scales)} and {len(kept)}")
+    if cond.ndim < 4:
+        raise ValueError("frequencies are told apart in pictures and videos, got latents of shape "
+                         f"{tuple(cond.shape)}; take APG or CFG rescale for sound")
     smallest = 3 * 2 ** (len(scales) - 2) if len(scales) > 1 else 1
     if min(cond.shape[-2:]) < smallest:
         raise ValueError(f"{len(scales)} levels need latents of at least {smallest} places a side, got "

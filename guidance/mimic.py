@@ -5,12 +5,14 @@ import torch
 from torch import Tensor
 
 from .dynamic_threshold import quantile
+from .precision import in_float32
 
 MODES = ("Constant", "Linear Down", "Cosine Down", "Half Cosine Down", "Linear Up", "Cosine Up", "Half Cosine Up",
          "Power Up", "Power Down", "Linear Repeating", "Cosine Repeating", "Sawtooth")
 STARTS, SPREADS = ("MEAN", "ZERO"), ("AD", "STD")
 
 
+@in_float32
 def mimic_guidance(cond: Tensor, uncond: Tensor, *, scale: Tensor | float, mimic: Tensor | float,
                    percentile: float = 1.0, separate_channels: bool = True, startpoint: str = "MEAN",
                    variability: str = "AD", phi: float = 1.0) -> Tensor:

@@ -4,14 +4,18 @@ import math
 import torch
 from torch import Tensor
 
+from .precision import in_float32
+
 KERNELS = ("latent", "x0")
 
 
+@in_float32
 def repulsion(features: Tensor) -> Tensor:
     """The push (N, ...) on each of N particles away from the others: r_i = sum_j 2 k_ij (z_i - z_j) / h_i.
 
     k_ij = exp(-d_ij^2 / h_i), d_ij the distance of two particles, h_i = median_j(d_ij)^2 / log(N - 1) over the others
-    (log 2 for two particles). One particle alone has r = 0, and so have equal ones.
+    (log 2 for two particles). One particle alone has r = 0, and so have equal ones; one that is not finite pushes none
+    and is not pushed.
     Source: Corso et al. 2023, arXiv 2310.13102, eq. 4; bandwidth as in Zilberstein et al. 2024, arXiv 2406.16683.
     """
     count = len(features)
@@ -21,9 +25,10 @@ def repulsion(features: Tensor) -> Tensor:
     difference = flat[:, None] - flat[None, :]
     distance = difference.norm(dim=-1)
     others = distance[~torch.eye(count, dtype=torch.bool, device=flat.device)].reshape(count, count - 1)
-    width = others.median(dim=1).values.square() / math.log(max(count, 3) - 1) + 1e-12
+    width = others.nanmedian(dim=1).values.square() / math.log(max(count, 3) - 1) + 1e-12
     kernel = torch.exp(-distance.square() / width[:, None])
-    return (2.0 * (kernel / width[:, None])[:, :, None] * difference).sum(1).reshape(features.shape)
+    pushes = 2.0 * (kernel / width[:, None])[:, :, None] * difference
+    return pushes.where(distance.isfinite()[:, :, None], 0.0).sum(1).reshape(features.shape)
 
 
 def repelled(denoised: Tensor, x: Tensor, sigma: float, *, alpha: float = 1.0, coeff: float = 1.0,

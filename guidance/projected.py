@@ -2,7 +2,10 @@
 import torch
 from torch import Tensor
 
+from .precision import in_float32
 
+
+@in_float32
 def projected_guidance(cond: Tensor, uncond: Tensor, average: Tensor | None = None, *, scale: float,
                        eta: float = 0.0, norm_threshold: float = 15.0, momentum: float = -0.5,
                        threshold_unit: str = "norm", axes: str = "sample") -> tuple[Tensor, Tensor]:

@@ -3,10 +3,12 @@ import torch
 from torch import Tensor
 
 from ..samplers.process import FLOW, VE, Process
+from .precision import in_float32
 
 SPACES = ("auto", "v", "eps", "velocity", "x0")
 
 
+@in_float32
 def rescaled_guidance(cond: Tensor, uncond: Tensor, x: Tensor, sigma: Tensor, *, scale: float, phi: float = 0.7,
                       space: str = "auto", per_channel: bool = False, mask: Tensor | None = None,
                       process: Process = VE) -> Tensor:

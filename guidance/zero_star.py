@@ -1,7 +1,10 @@
 """CFG-Zero*: the unconditional velocity is scaled to fit the conditional one, and the first steps stand still."""
 from torch import Tensor
 
+from .precision import in_float32
 
+
+@in_float32
 def zero_star_guidance(cond: Tensor, uncond: Tensor, x: Tensor, sigma: Tensor, *, scale: float) -> Tensor:
     """v = s v_u + scale (v_c - s v_u) with s = <v_c, v_u> / (|v_u|^2 + 1e-8), as a denoised prediction x - sigma v.
 

@@ -252,9 +252,11 @@ class OdeonSamplerRFEdit(SolverNode):
             "eta": FLOAT(0.9, 0.0, 1.0, "How hard the steps that pull do so; higher keeps more of the picture."),
             "start": FLOAT(0.0, 0.0, 1.0, "The pull begins at this share of the steps."),
             "stop": FLOAT(0.25, 0.0, 1.0, "The pull ends at this share of the steps; later keeps more of the picture."),
-            "trend": CHOICE(TRENDS, "How the pull goes from start to stop.", advanced=True),
+            "trend": CHOICE(TRENDS, "How the pull goes from start to stop; power fades over the whole schedule, as "
+                            "the authors' decay.", advanced=True),
             "sde": BOOLEAN(False, "Adds fresh noise in every step but the first and the last: more variety, from the "
                            "seed of the node that samples.", advanced=True),
+            "power": FLOAT(1.0, 0.0, 10.0, "For trend power: higher fades sooner.", step=0.1, advanced=True),
         }}
 
     def build(self, reference, **options):

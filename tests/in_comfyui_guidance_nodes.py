@@ -40,16 +40,36 @@ NEUTRAL = {"OdeonAPG": {**APG, "eta": 1.0, "norm_threshold": 0.0, "momentum": 0.
            "OdeonScaleSchedule": {"table": "1: 1", "unit": "factor"},
            "OdeonMomentumGuidance": {"strength": 0.0, "decay": 0.6},
            "OdeonAdaptiveGuidance": {"gamma": 1.01, "space": "x0", "min_steps": 1},
-           "OdeonAutoGuidance": {**AUTO, "weight": 1.0}}
+           "OdeonAutoGuidance": {**AUTO, "weight": 1.0},
+           "OdeonDynamicThreshold": {"ratio": 0.995, "max_val": 1.0, "channelwise": False, "scale": 1000.0}}
 LATENT = torch.zeros(3, 4, 8, 8)
 
 
 def guided(name, model, prediction="eps", **changes):
-    options = {**STRONG[name], **changes}
+    options = {**STRONG.get(name, {}), **changes}
     if name == "OdeonAutoGuidance":
         options["bad_model"] = toy(prediction)[0]
         options["bad_positive"] = word(-0.6)  # of a network that is the same, so as to be worse
     return build(name, model=model, **options)[0]
+
+
+def strayed(model):
+    """With a patch of somebody else's in every place that ComfyUI has for one."""
+    def batch(args):
+        return [1.03 * out for out in comfy.samplers.calc_cond_batch(*(args[key] for key in (
+            "model", "conds", "input", "sigma", "model_options")))]
+
+    patched = model.clone()
+    patched.set_model_sampler_calc_cond_batch_function(batch)
+    patched.set_model_sampler_pre_cfg_function(lambda args: [1.01 * args["conds_out"][0], *args["conds_out"][1:]])
+    patched.set_model_sampler_cfg_function(
+        lambda args: args["uncond"] + 0.9 * args["cond_scale"] * (args["cond"] - args["uncond"]))
+    patched.set_model_sampler_post_cfg_function(lambda args: args["denoised"] + 0.1)
+    patched.set_model_unet_function_wrapper(
+        lambda apply, args: 1.02 * apply(args["input"], args["timestep"], **args["c"]))
+    patched.add_wrapper(comfy.patcher_extension.WrappersMP.APPLY_MODEL,
+                        lambda executor, *args, **options: 0.98 * executor(*args, **options))
+    return patched
 
 
 def restart(model, x, sigmas, extra_args=None, **_):
@@ -66,9 +86,9 @@ def restart(model, x, sigmas, extra_args=None, **_):
 def check_neutral_values_are_cfg_with_other_patches_on():
     for prediction in KINDS:
         sigmas = levels_for(prediction)
-        model = toy(prediction)[0]
-        model.set_model_sampler_post_cfg_function(lambda args: args["denoised"] + 0.1)
+        model = strayed(toy(prediction)[0])
         plain = sample(model, sampler(), sigmas, LATENT)
+        assert not torch.allclose(plain, sample(toy(prediction)[0], sampler(), sigmas, LATENT), atol=0.05)
         for name, options in NEUTRAL.items():
             once = guided(name, model, prediction, **options)
             close(sample(once, sampler(), sigmas, LATENT), plain, 1e-6 * plain.abs().max().item(), name)
@@ -198,6 +218,10 @@ def check_linear_ag_is_fitted_kept_and_applied():
         out = sample(linear, sampler(1), sigmas, LATENT)
         assert torch.isfinite(out).all() and torch.equal(out, sample(kept, sampler(1), sigmas, LATENT))
         assert coefs.policy == ("both", "estimate", "both", "cond", "cond", "cond")
+        stray = strayed(model)
+        idle = build("OdeonLinearAG", model=stray, coefs=coefs._replace(policy=("both",) * 6))[0]
+        plain = sample(stray, sampler(1), sigmas, LATENT)
+        close(sample(idle, sampler(1), sigmas, LATENT), plain, 1e-6 * plain.abs().max().item(), "LinearAG that saves 0")
         expect_error("no weights for sigma", sample, linear, sampler(1), levels_for(prediction, 5), LATENT)
 
 

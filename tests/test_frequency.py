@@ -61,3 +61,5 @@ def test_bad_input_is_named():
         frequency_guidance(*case(1, 1, 8, 8), scales=[1.0] * 4)
     with pytest.raises(ValueError, match="need a scale and a parallel share for each level, got 2 and 1"):
         frequency_guidance(*case(1, 1, 8, 8), scales=[1.0, 1.0], parallel=[1.0])
+    with pytest.raises(ValueError, match=r"pictures and videos, got latents of shape \(1, 8, 40\); take APG"):
+        frequency_guidance(*case(1, 8, 40), scales=[2.0, 1.0])

@@ -68,6 +68,9 @@ def test_a_noisy_classifier_from_a_file_guides_to_the_minority(files, shapes):
                     for scale in (10.0, 40.0))
     scores = [classifier.logits(out, torch.zeros(1)).log_softmax(1)[0, 4] for out in (plain, weak, strong)]
     assert scores[0] < scores[1] < scores[2], scores
+    fresh = made("OdeonMinorityGuidance", model=model, scale=40.0, classifier=made(
+        "OdeonLoadClassifier", name="shapes-unet-minority", sees="noisy latent", labels="4")[0])[0]
+    assert torch.equal(draw(fresh, prompts), draw(fresh, prompts)), "a file's first run differs from its second"
     other = made("OdeonMinorityGuidance", model=model, classifier=classifier, target=0)[0]
     assert not torch.equal(draw(other, prompts), draw(model, prompts))
     textbook = made("OdeonClassifierGuidance", model=model, classifier=classifier, target="4", form="textbook",

@@ -236,6 +236,9 @@ def test_trends_of_the_pull():
     assert pulls(6, eta=1.0, start=0.5, stop=1.0, trend="linear_decrease") == [0.0, 0.0, 0.0, 1.0, 0.5, 0.0]
     assert pulls(6, eta=1.0, start=0.5, stop=1.0, trend="linear_increase") == [0.0, 0.0, 0.0, 0.0, 0.5, 1.0]
     assert pulls(6, eta=1.0, start=0.5, stop=0.5, trend="constant") == [0.0] * 6
+    assert pulls(4, eta=0.8, start=0.25, stop=1.0, trend="power", power=2.0) == [
+        0.0, 0.8 * 0.75 ** 2, 0.8 * 0.5 ** 2, 0.8 * 0.25 ** 2]
+    assert pulls(30, eta=0.5, start=0.0, stop=0.25, trend="constant") == [*[0.5] * 7, *[0.0] * 23]  # 7.5 steps are 7
 
 
 def test_wrong_options_are_named():
@@ -244,6 +247,8 @@ def test_wrong_options_are_named():
         sample_rf_invert(model(), x, [0.1, 2.0], **{**options, "process": VE})
     with pytest.raises(ValueError, match="need 0 <= start <= stop <= 1, got 0.5 and 0.2"):
         sample_rf_edit(model(), x, LEVELS["flow"], reference=x, start=0.5, stop=0.2, **options)
+    with pytest.raises(ValueError, match="power must be 0 or more, got -1.0"):
+        sample_rf_edit(model(), x, LEVELS["flow"], reference=x, trend="power", power=-1.0, **options)
     with pytest.raises(ValueError, match="reference has the size .2, 16., the run .3, 16."):
         sample_rf_edit(model(), x, LEVELS["flow"], reference=x[:2], **options)
     with pytest.raises(ValueError, match="gamma must lie in .0, 1., got 0.0; with 0 no step"):

@@ -40,6 +40,18 @@ def test_two_and_equal_pictures_are_no_division_by_zero():
     assert not repulsion(pair[:1].expand(3, 4)).any()
 
 
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_a_picture_that_broke_down_spoils_no_other(broken, count):
+    x = drawn(count, 3, 4, 4)
+    x[1, 2, 0, 3] = broken
+    push, whole = repulsion(x), [i for i in range(count) if i != 1]
+    assert push.isfinite().all() and not push[1].any()
+    alone = repulsion(x[whole])
+    assert torch.allclose(push[whole].flatten(1) / push[whole].flatten(1).norm(dim=1, keepdim=True).clamp(min=1e-9),
+                          alone.flatten(1) / alone.flatten(1).norm(dim=1, keepdim=True).clamp(min=1e-9), atol=0.2)
+
+
 def test_limits_and_the_flow_form():
     x, denoised = drawn(3, 4), drawn(3, 4, seed=2)
     assert repelled(denoised, x, 2.0, coeff=0.0) is denoised
