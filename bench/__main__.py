@@ -13,6 +13,7 @@ from .solvers_problems import PROBLEMS
 
 OfShapes = Annotated[list[str] | None, typer.Option(help="Only this one of shapes-unet and shapes-dit.")]
 KeptIn = Annotated[Path | None, typer.Option(help="Keeps every row here, to go on after a stop.")]
+Kept = Annotated[bool, typer.Option(help="Shows what is in the folder, and measures nothing.")]
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 
@@ -78,7 +79,7 @@ def schedules(
     workers: Annotated[int, typer.Option(help="Processes; 0 is one for each processor.")] = 0,
     write: Annotated[bool, typer.Option(help="Put tables and plot into docs/schedules.md of the checkout.")] = False,
     folder: Annotated[Path | None, typer.Option(help="Keeps what was measured here, to go on after a stop.")] = None,
-    kept: Annotated[bool, typer.Option(help="Shows what is in the folder, and measures nothing.")] = False,
+    kept: Kept = False,
 ) -> None:
     """Distance to an accurate run by schedule and solver, learned levels and plans beside ComfyUI's. Hours for all."""
     from . import schedules_page
@@ -90,8 +91,7 @@ def schedules(
         raise typer.BadParameter(f"problem must be one of {', '.join(NAMES)}, got {', '.join(names)}")
     if not set(solver or []) <= set(SOLVERS):
         raise typer.BadParameter(f"solver must be one of {', '.join(SOLVERS)}, got {', '.join(solver)}")
-    if kept and folder is None:
-        raise typer.BadParameter("--kept shows what is in a folder; give it with --folder")
+    _check_kept(folder, kept=kept)
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
     rows, teachers = measure(names, steps=tuple(steps or STEPS), solvers=solver, quick=quick, workers=workers,
@@ -123,8 +123,13 @@ def learned(
             shown.print(table, highlight=False)
 
 
+def _check_kept(folder: Path | None, *, kept: bool) -> None:
+    if kept and folder is None:
+        raise typer.BadParameter("--kept shows what is in a folder; give it with --folder")
+
+
 def _by_judge(found, page, model: list[str] | None, *, count: int, only: str, folder: Path | None,
-              write: bool) -> None:
+              kept: bool, write: bool) -> None:
     """Measures and shows the rows of a bench module that goes by the judge."""
     import tempfile
 
@@ -133,7 +138,8 @@ def _by_judge(found, page, model: list[str] | None, *, count: int, only: str, fo
         raise typer.BadParameter(f"model must be one of {', '.join(found.MODELS)}, got {', '.join(names)}")
     if write and only:
         raise typer.BadParameter("the page has all rows of a model; leave --only out")
-    rows = found.measure(names, count=count, folder=folder or Path(tempfile.mkdtemp()), only=only)
+    _check_kept(folder, kept=kept)
+    rows = found.measure(names, count=count, folder=folder or Path(tempfile.mkdtemp()), only=only, kept=kept)
     shown = Console(width=None if sys.stdout.isatty() else 160)
     shown.print(*page.tables(rows), *page.sentences(rows), highlight=False)
     if write:
@@ -146,12 +152,13 @@ def guidance_command(
     count: Annotated[int, typer.Option(help="Pictures a row, held-out captions.", min=32)] = 512,
     only: Annotated[str, typer.Option(help="Only groups with this in their title, beside plain CFG.")] = "",
     folder: KeptIn = None,
+    kept: Kept = False,
     write: Annotated[bool, typer.Option(help="Put the tables into docs/guidance.md of the checkout.")] = False,
 ) -> None:
     """What guidance nodes do to the Shapes models' pictures, by the judge. Hours on a CPU for 512 pictures."""
     from . import guidance, guidance_page
 
-    _by_judge(guidance, guidance_page, model, count=count, only=only, folder=folder, write=write)
+    _by_judge(guidance, guidance_page, model, count=count, only=only, folder=folder, kept=kept, write=write)
 
 
 @app.command("editing")
@@ -160,12 +167,13 @@ def editing_command(
     count: Annotated[int, typer.Option(help="Edits a row, of held-out scenes.", min=3)] = 256,
     only: Annotated[str, typer.Option(help="Only rows with this in their group or name.")] = "",
     folder: KeptIn = None,
+    kept: Kept = False,
     write: Annotated[bool, typer.Option(help="Put the tables into docs/editing.md of the checkout.")] = False,
 ) -> None:
     """Edits of one colour, shape or place by every editor that takes words, by the judge. Hours on a CPU for 256."""
     from . import editing, editing_page
 
-    _by_judge(editing, editing_page, model, count=count, only=only, folder=folder, write=write)
+    _by_judge(editing, editing_page, model, count=count, only=only, folder=folder, kept=kept, write=write)
 
 
 @app.command("inverse")
@@ -174,12 +182,13 @@ def inverse_command(
     count: Annotated[int, typer.Option(help="Pictures a row, held-out scenes.", min=1)] = 32,
     only: Annotated[str, typer.Option(help="Only rows with this in their task or name.")] = "",
     folder: KeptIn = None,
+    kept: Kept = False,
     write: Annotated[bool, typer.Option(help="Put the tables into docs/inverse.md of the checkout.")] = False,
 ) -> None:
     """Damaged pictures restored by DPS, PSLD and STSL, beside img2img. Hours on a CPU for 32 pictures."""
     from . import inverse, inverse_page
 
-    _by_judge(inverse, inverse_page, model, count=count, only=only, folder=folder, write=write)
+    _by_judge(inverse, inverse_page, model, count=count, only=only, folder=folder, kept=kept, write=write)
 
 
 @app.command()
@@ -196,6 +205,30 @@ def locales(
             path.write_text(text, encoding="utf-8")
     lacking = missing(NODE_CLASS_MAPPINGS)
     Console().print(*lacking, f"{len(lacking)} texts without Chinese", sep="\n", markup=False, highlight=False)
+
+
+@app.command("gallery")
+def gallery_command(
+    only: Annotated[list[str] | None, typer.Option(help="Only this workflow, by its name; all without it.")] = None,
+    pages: Annotated[bool, typer.Option(help="Run none: make the pages of the thumbnails that are there.")] = False,
+    write: Annotated[bool, typer.Option(help="Put thumbnails, pages and curves into the checkout.")] = False,
+) -> None:
+    """Thumbnails of workflows, made by running them; from these help pages, README and docs/gallery.md."""
+    from . import gallery
+
+    names = [] if pages else only or gallery.names()
+    if not set(names) <= set(gallery.names()):
+        raise typer.BadParameter(f"there is no workflow of that name; there are {', '.join(gallery.names())}")
+    shown = Console()
+    for name in names:
+        made = gallery.thumbnail(name)
+        shown.print(f"{name}: {len(made) / 1024:.1f} KB", highlight=False)
+        if write:
+            (gallery.WORKFLOWS / f"{name}.jpg").write_bytes(made)
+    if write:
+        shown.print(*(f"changed {path}" for path in gallery.refresh()), sep="\n", highlight=False)
+    sizes = gallery.sizes()
+    shown.print(f"{len(sizes)} pictures, {sum(sizes.values()) / 1024:.0f} KB in all", highlight=False)
 
 
 if __name__ == "__main__":

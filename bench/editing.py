@@ -78,12 +78,13 @@ UNET = [(FREE, "InfEdit with attention control", "control", 1.0, STEPS, 1.0, {})
 DIT = [(INVERTED, "RF inversion and edit", "rf", 3.0, STEPS, 1.0, {})]
 
 
-def measure(models: list[str], *, count: int, folder: Path, only: str = "") -> dict[Setting, dict]:
+def measure(models: list[str], *, count: int, folder: Path, only: str = "", kept: bool = False) -> dict[Setting, dict]:
     """All rows, those kept in the folder as they are, the others made and kept. only: rows with that in their group or
-    name."""
+    name. kept: only what is there."""
     folder.mkdir(parents=True, exist_ok=True)
     edits = edits_of(count, SEED, held_out=True)
-    chosen = [row for model in models for row in settings(model) if only.lower() in f"{row.group} {row.name}".lower()]
+    chosen = [row for model in models for row in settings(model) if only.lower() in f"{row.group} {row.name}".lower()
+              and (not kept or row.file(folder, count).is_file())]
     return {row: _kept(row, edits, folder) for row in chosen}
 
 

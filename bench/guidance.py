@@ -126,16 +126,20 @@ def best_of(rows: dict[Setting, dict]) -> float:
     return min(scale for scale, right in plain.items() if right >= max(plain.values()) - 0.005)
 
 
-def measure(models: list[str], *, count: int, folder: Path, only: str = "") -> dict[Setting, dict]:
+def measure(models: list[str], *, count: int, folder: Path, only: str = "", kept: bool = False) -> dict[Setting, dict]:
     """All rows, those kept in the folder as they are, the others made and kept. only: groups with that in their name,
-    beside plain CFG, which all need."""
+    beside plain CFG, which all need. kept: only what is there, of models whose plain rows all are."""
+    def there(setting: Setting) -> bool:
+        return not kept or setting.file(folder, count).with_suffix(".json").is_file()
+
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[Setting, dict] = {}
-    for model in models:
+    for model in (model for model in models if all(there(setting) for setting in plain_settings(model))):
         plain = {setting: _kept(setting, count, folder) for setting in plain_settings(model)}
         best = best_of(plain)
         full = next(setting for setting in plain if setting.cfg == best)
-        chosen = [setting for setting in settings(model, best) if only.lower() in setting.group.lower()]
+        chosen = [setting for setting in settings(model, best)
+                  if only.lower() in setting.group.lower() and there(setting)]
         found |= plain | {setting: _kept(setting, count, folder, full=full if setting.group == ADAPTIVE else None)
                           for setting in chosen}
     return found

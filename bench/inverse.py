@@ -60,14 +60,17 @@ def settings(model: str, task: str) -> list[Setting]:
     return rows
 
 
-def measure(models: list[str], *, count: int, folder: Path, only: str = "") -> dict[Setting, dict]:
-    """All rows, those kept in the folder as they are, the others made and kept. only: those with that in task, name."""
+def measure(models: list[str], *, count: int, folder: Path, only: str = "", kept: bool = False) -> dict[Setting, dict]:
+    """All rows, those kept in the folder as they are, the others made and kept. only: those with that in task, name.
+    kept: only what is there."""
     folder.mkdir(parents=True, exist_ok=True)
     found = {}
     for setting in (row for model in models for task in TASKS for row in settings(model, task)):
         if only.lower() not in f"{setting.task}, {setting.name}".lower():
             continue
         file = setting.file(folder, count)
+        if kept and not file.is_file():
+            continue
         if not file.is_file():
             file.write_text(json.dumps(figures(setting, count)), encoding="utf-8")
         found[setting] = json.loads(file.read_text(encoding="utf-8"))

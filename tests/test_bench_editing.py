@@ -86,6 +86,7 @@ def test_rows_are_kept_and_shown(tmp_path, monkeypatch):
     assert measure(["shapes-unet"], count=6, folder=tmp_path) == found and len(calls) == made_once
     assert list(measure(["shapes-unet"], count=6, folder=tmp_path, only="ddcm")) == [
         row for row in found if "DDCM" in row.name]
+    assert measure(["shapes-unet", "shapes-dit"], count=6, folder=tmp_path, kept=True) == found
     line, = editing_page.sentences(found)
     assert line.startswith("shapes-unet: InfEdit (DDCM), CFG") and "100.0 %" in line and " 2 of " in line
     monkeypatch.setattr(editing_page, "PAGE", tmp_path / "page.md")

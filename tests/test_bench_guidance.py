@@ -62,6 +62,8 @@ def test_rows_are_kept_and_shown(tmp_path, monkeypatch):
     made_once = len(calls)
     assert len(found) == made_once
     again = measure(["shapes-unet"], count=32, folder=tmp_path)
+    only_there = measure(["shapes-unet", "shapes-dit"], count=32, folder=tmp_path, kept=True)
+    assert [*only_there.values()] == [*found.values()] and len(calls) == made_once
     assert [*again.values()] == [*found.values()] and len(calls) == made_once
     assert json.loads(next(tmp_path.glob("*.json")).read_text())["frechet_distance"] == 1.0
     lines = guidance_page.sentences(found)

@@ -55,6 +55,7 @@ def test_rows_are_kept_and_told(tmp_path, monkeypatch):
     assert measure(["shapes-unet"], count=4, folder=tmp_path) == found and len(calls) == len(found)
     few = measure(["shapes-unet"], count=4, folder=tmp_path, only="blur of 4 px, psld")
     assert {(row.task, row.method) for row in few} == {("Gaussian blur of 4 px", "psld")}
+    assert measure(["shapes-unet", "shapes-dit"], count=4, folder=tmp_path, kept=True) == found
     line = inverse_page.sentences(found)[0]
     assert "best PSLD 29.0 dB (psld, 40 steps, 80 evaluations); STSL is there with 12 % of the evaluations" in line
     monkeypatch.setattr(inverse_page, "PAGE", tmp_path / "page.md")
