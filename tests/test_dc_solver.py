@@ -24,9 +24,8 @@ LOG_ALPHAS = (0.5 * torch.cumprod(1.0 - BETAS, dim=0).log()).tolist()
 
 def log_alpha(time):
     """The authors' schedule: log alpha by straight lines in t over t = 1/1000, ..., 1."""
-    place = time * 1000.0 - 1.0
-    low = min(math.floor(place), 998)
-    return LOG_ALPHAS[low] + (place - low) * (LOG_ALPHAS[low + 1] - LOG_ALPHAS[low])
+    low = min(math.floor(time * 1000.0 - 1.0), 998)
+    return LOG_ALPHAS[low] + (time * 1000.0 - 1.0 - low) * (LOG_ALPHAS[low + 1] - LOG_ALPHAS[low])
 
 
 def even_times(steps):

@@ -291,8 +291,7 @@ def test_patches_stay_on_their_copy_of_a_model():
 
         patched = model.clone()
         patched.set_model_patch_replace(patch, *place)
-        again = patched.clone()
-        again.set_model_patch_replace(patch, place[0], place[1], 5)
+        patched.clone().set_model_patch_replace(patch, place[0], place[1], 5)
         inputs = (torch.randn(2, 4, 16, 16), torch.full((2,), 0.7), torch.randn(1, 16, 64), {}, torch.randn(1, 64))
         plain, out = model.apply_model(*inputs), patched.apply_model(*inputs)
         assert len(calls) == 1 and plain.shape == out.shape == (2, 4, 16, 16)
