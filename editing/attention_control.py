@@ -146,14 +146,17 @@ class ControlledRun:
         return mean * chosen.to(mean.device)[:, :, None, None]
 
     def _blended(self, found: Tensor, threshold: float) -> Tensor:
-        """found, the mutual offset where edited words are seen less than the threshold, and none where kept words are.
-        """
+        """found, the mutual offset where edited words are seen less than the threshold, and none where kept words are;
+        in the last step the mutual one where both are."""
         edited, kept = self._place("edited"), self._place("kept")
+        shows = torch.zeros_like(found, dtype=torch.bool)
         if edited is not None and self.control.blend > 0.0:
             anywhere = self.control.words.edited.any(1).to(found.device)[:, None, None, None]
-            found = torch.where((edited > threshold) | ~anywhere, found, self.mutual)
+            shows = shows | (edited > threshold) & anywhere
+            found = torch.where(shows | ~anywhere, found, self.mutual)
         if kept is not None and self.control.keep > 0.0 and bool(self.control.kept.any()):
-            found = torch.where(kept > self.control.keep, 0.0, found)
+            both = shows & (self.done == self.steps)
+            found = torch.where(kept > self.control.keep, torch.where(both, self.mutual, 0.0), found)
         return found
 
     def _place(self, name: str) -> Tensor | None:

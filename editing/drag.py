@@ -16,12 +16,14 @@ BETAS, EPS = (0.9, 0.999), 1e-8  # Adam's
 
 class Point(NamedTuple):
     """A place to drag, in places of the feature map (x, y): from handle to target, with the weights of the patch that
-    moves, (2 r_m + 1)^2, and of the window it is sought in, (2 r_p + 1)^2; near: how near is there."""
+    moves, (2 r_m + 1)^2, and of the window it is sought in, (2 r_p + 1)^2; near: how near is there. It is known again
+    by the (2 known_by + 1)^2 features round it, 0 by its own."""
     handle: tuple[int, int]
     target: tuple[float, float]
     moves: Tensor
     sought: Tensor
     near: float = 2.0
+    known_by: int = 0
 
 
 class Dragging(NamedTuple):
@@ -57,8 +59,11 @@ def pairs_of_text(text: str, size: tuple[int, int]) -> list[tuple[float, float, 
 
 
 def plain_point(handle: tuple[int, int], target: tuple[float, float], *, r_m: int = 1, r_p: int = 3) -> Point:
-    """A point whose square patch moves and is sought in a square window: DragDiffusion's."""
-    return Point(handle, target, *(torch.ones(2 * r + 1, 2 * r + 1, dtype=torch.bool) for r in (r_m, r_p)))
+    """A point whose square patch moves and is sought in a square window: DragDiffusion's. Above the published r_m of 1,
+    where the patch may be all of a thing, it is known again by the patch, not by its middle alone, and must come to 1
+    place of its target."""
+    squares = (torch.ones(2 * r + 1, 2 * r + 1, dtype=torch.bool) for r in (r_m, r_p))
+    return Point(handle, target, *squares) if r_m == 1 else Point(handle, target, *squares, near=1.0, known_by=r_m)
 
 
 def drag(see: Callable, latent: Tensor, points: list[Point], options: Dragging, *, size: tuple[int, int],
@@ -133,10 +138,18 @@ def _found(features: Tensor, first: Tensor, point: Point, place: Tensor) -> Tens
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width) & point.sought
     inside[radius, radius] = True
     rows, columns = rows[inside], columns[inside]
-    wanted = first[0, :, point.handle[1], point.handle[0]]
-    apart = (features[0, :, rows, columns] - wanted[:, None]).abs().sum(0).cpu()
+    wanted = _around(first, *point.handle, point.known_by)
+    apart = torch.stack([(_around(features, column, row, point.known_by) - wanted).abs().sum()
+                         for row, column in zip(rows.tolist(), columns.tolist())])
     best = int(apart.argmin())
     return torch.stack([columns[best], rows[best]])
+
+
+def _around(features: Tensor, x: int, y: int, radius: int) -> Tensor:
+    """The features (C, 2 radius + 1, 2 radius + 1) round a place, those at the edge repeated beyond it."""
+    height, width = features.shape[-2:]
+    steps = torch.arange(-radius, radius + 1, device=features.device)
+    return features[0][:, (y + steps).clamp(0, height - 1)][:, :, (x + steps).clamp(0, width - 1)]
 
 
 def _apart(point: Point, place: Tensor) -> float:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, interpolate, pad
+from torch.nn.functional import avg_pool2d, conv2d, interpolate, pad
 
 from .impute import GREYS
 
@@ -24,16 +24,28 @@ _YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.
 class Operator(NamedTuple):
     """measure(pictures (B, 3, H, W) in [-1, 1]) -> y (B, 3, h, w), linear but for 'jpeg'.
 
-    gain: its largest squared singular value, of blurs about. Where all that are not 0 are equal (inpaint, downscale by
-    a divisor of the size, grey) back() is the pseudo-inverse; for blurs it is the adjoint. For 'jpeg', whose rounding
-    passes gradients on as they are, both are the identity.
+    factor: sides of a picture over those of y. gain: its largest squared singular value, of blurs about. Where all that
+    are not 0 are equal (inpaint, downscale, grey) back() is the pseudo-inverse; for blurs it is the adjoint. For
+    'jpeg', whose rounding passes gradients on as they are, both are the identity.
     """
     kind: str
     measure: Callable[[Tensor], Tensor]
     gain: float = 1.0
+    factor: int = 1
 
     def __call__(self, pictures: Tensor) -> Tensor:
         return self.measure(pictures)
+
+    def of_larger(self, y: Tensor, spare: int) -> "Operator":
+        """This one for pictures whose sides are up to `spare` px longer than y (B, 3, h, w) was made of: what is more
+        at the right and the bottom does not count. The size y was made of is the least that may have been."""
+        height, width = (side * self.factor for side in y.shape[-2:])
+
+        def measure(pictures: Tensor) -> Tensor:
+            over = pictures.shape[-2] - height, pictures.shape[-1] - width
+            return self.measure(pictures[..., :height, :width] if 0 <= min(over) <= max(over) <= spare else pictures)
+
+        return self._replace(measure=measure)
 
     def adjoint(self, y: Tensor, like: Tensor) -> Tensor:
         """A^T y (B, 3, H, W) in the size of like; gradients to y pass where they are on."""
@@ -72,7 +84,7 @@ def operator(kind: str, *, size: float = 3.0, angle: float = 0.0, factor: int = 
                              "is smeared to")
         return Operator(kind, partial(_convolved, kernel=_unit(kernel)))
     if kind == "downscale":
-        return Operator(kind, partial(_shrunk, factor=factor), gain=1.0 / factor ** 2)
+        return Operator(kind, partial(_shrunk, factor=factor), gain=1.0 / factor ** 2, factor=factor)
     if kind == "grey":
         return Operator(kind, _grey, gain=3.0 * sum(weight ** 2 for weight in LUMA))
     if kind == "jpeg":
@@ -137,8 +149,11 @@ def _masked(pictures: Tensor, *, area: Tensor) -> Tensor:
 
 
 def _shrunk(pictures: Tensor, *, factor: int) -> Tensor:
-    size = [max(1, side // factor) for side in pictures.shape[-2:]]
-    return interpolate(pictures, size=size, mode="area")
+    """Means of whole squares from the top left; what is left at the right and the bottom does not count."""
+    if factor > min(pictures.shape[-2:]):
+        raise ValueError(f"downscale by {factor} leaves nothing of a picture of {pictures.shape[-1]} x "
+                         f"{pictures.shape[-2]} px; take a smaller factor")
+    return avg_pool2d(pictures, factor)
 
 
 def _grey(pictures: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ def repulsion(features: Tensor) -> Tensor:
     width = others.nanmedian(dim=1).values.square() / math.log(max(count, 3) - 1) + 1e-12
     kernel = torch.exp(-distance.square() / width[:, None])
     pushes = 2.0 * (kernel / width[:, None])[:, :, None] * difference
-    return pushes.where(distance.isfinite()[:, :, None], 0.0).sum(1).reshape(features.shape)
+    return pushes.where((distance + width[:, None]).isfinite()[:, :, None], 0.0).sum(1).reshape(features.shape)
 
 
 def repelled(denoised: Tensor, x: Tensor, sigma: float, *, alpha: float = 1.0, coeff: float = 1.0,

@@ -50,25 +50,29 @@ class OdeonDrag:
             "mask": SOCKET("MASK", "Where the picture may change. None: everywhere."),
             "region": SOCKET("MASK", "adaptive: the object, from a node that segments; superpixels stay in it, and it "
                                      "is the mask where none is connected."),
+            "radius": INT(2, 2, 1024, "drag: how far round each point things move along, in px. 2 as published, which "
+                                      "stretches; to move a whole thing, a little more than from its middle to its "
+                                      "rim."),
         }}
 
     def edit(self, model, vae, positive, image, points, strength, n_pix_step, lr, lam, mode, steps, n_segments,
-             compactness, mask=None, region=None):
+             compactness, mask=None, region=None, radius=FINER):
         height, width = image.shape[1:3]
         pairs = pairs_of_text(points, (width, height))
         picture = on_grid(image[..., :3].movedim(-1, 1).float(), max(vae.spacial_compression_encode(), FINER))
-        mask, places = region if mask is None else mask, [_grid(pair) for pair in pairs]
+        region, places = _filled(region, picture, (height, width)), [_grid(pair) for pair in pairs]
+        mask = region if mask is None else _filled(mask, picture, (height, width))
         sigmas = rising_levels(model, max(round(strength * steps), 1), share=strength)
         found, lines = [], []
         for item, own in enumerate(picture):
             if mode == "adaptive":
-                dragged = _adaptive(own, places, region, n_segments, compactness)
+                dragged = _adaptive(own, places, None if region is None else region[item], n_segments, compactness)
             else:
-                dragged = [plain_point(*place) for place in places]
+                dragged = [plain_point(*place, r_m=round(radius / FINER)) for place in places]
             clean = host.of_latent(model, vae.encode(own[None].movedim(1, -1))).float().cpu()
-            keep = None if mask is None else 1.0 - latent_mask(_filled(mask, own)[:1], clean)
+            keep = None if mask is None else 1.0 - latent_mask(mask[item], clean)
             options = Dragging(n_pix_step, lr, lam, patient=mode == "adaptive")
-            about = {"points": points, "lr": lr, "lam": lam, "mode": [mode, n_segments, compactness],
+            about = {"points": points, "lr": lr, "lam": lam, "mode": [mode, n_segments, compactness, radius],
                      "masks": host.key_of([keep, region])}
             state = _dragged(model, positive, clean, sigmas, dragged, options, keep, own.shape[-2:], about)
             latents = _drawn(model, positive, state, sigmas)
@@ -91,7 +95,7 @@ def _adaptive(picture, places, region, segments: int, compactness: float) -> lis
     size = [side // FINER for side in picture.shape[-2:]]
     small = functional.interpolate(picture[None], size=size, mode="area")[0]
     if region is not None:
-        small = small * latent_mask(_filled(region, picture)[:1], small[None])[0]
+        small = small * latent_mask(region, small[None])[0]
     labels, points = superpixels(small, segments=segments, compactness=compactness), []
     for handle, target in places:
         apart = nearest_centre(labels, *handle)
@@ -101,10 +105,17 @@ def _adaptive(picture, places, region, segments: int, compactness: float) -> lis
     return points
 
 
-def _filled(mask, picture):
-    """A MASK with the rows and columns that the picture was filled up by."""
+def _filled(mask, pictures, size: tuple[int, int]):
+    """A MASK for each of pictures (B, 3, H, W), brought to their size (h, w) before they were filled up, and filled up
+    as they were: (B, 1, H, W); None for None."""
+    if mask is None:
+        return None
     mask = mask.reshape(-1, 1, *mask.shape[-2:]).float()
-    return mask if mask.shape[-2:] == picture.shape[-2:] else on_grid(mask, picture.shape[-1] // mask.shape[-1] or 1)
+    if len(mask) not in (1, len(pictures)):
+        raise ValueError(f"need one mask, or one for each of the {len(pictures)} pictures, got {len(mask)}")
+    mask = functional.interpolate(mask, size=size, mode="bilinear").expand(len(pictures), -1, -1, -1)
+    more = pictures.shape[-1] - size[1], pictures.shape[-2] - size[0]
+    return functional.pad(mask, (0, more[0], 0, more[1]), mode="replicate")
 
 
 def _dragged(model, positive, clean, sigmas: list[float], points: list[Point], options: Dragging, keep, size,

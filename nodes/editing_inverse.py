@@ -162,8 +162,10 @@ class OdeonSamplerInverseProblem:
 
 
 def problem_of(model, operator, y, vae) -> Problem:
-    """The problem as the model that runs sees it."""
+    """The problem as the model that runs sees it; its pictures may be larger than the measured one by what the VAE and
+    the operator can't divide."""
     codec = host.decoder(vae)
+    operator = operator.of_larger(y, vae.spacial_compression_encode() + operator.factor - 2)
     return Problem(operator, y.clone(), done=codec.give_back,
                    decode=lambda denoised: codec(host.as_latent(model, denoised)) * 2.0 - 1.0,
                    encode=lambda pictures: host.of_latent(model, codec.encode((pictures + 1.0) / 2.0)))

@@ -119,6 +119,17 @@ def restoring(kind, what="downscale", **changes):
                 **{"measurement": measurement, **changes})[0]
 
 
+def check_sizes_that_the_vae_can_t_divide_lose_nothing_measured():
+    images, _ = made("OdeonShapes", count=1, size=128, data_seed=3)
+    picture = torch.cat([images[:, :62, :66], torch.rand(1, 62, 66, 1)], -1)
+    operator, measurement = made("OdeonOperator", image=picture, kind="jpeg")
+    sampler = made("OdeonSamplerInverseProblem", operator=operator, measurement=measurement,
+                   vae=checkpoint("shapes-dit")[2])[0]
+    out = draw(sampler, kind="shapes-dit", latent=torch.zeros(1, 4, 8, 9))
+    record = sampler.sampler_function.options["record"]
+    assert out.shape == (1, 4, 8, 9) and torch.isfinite(out).all() and record[-1][1][0] < record[0][1][0], record
+
+
 def told(function):
     """The log lines of a call."""
     lines, root = [], logging.getLogger()

@@ -126,6 +126,15 @@ def test_the_edit_shows_where_edited_words_look_and_never_where_kept_ones_do():
     assert shares == sorted(shares, reverse=True) and shares[0] > shares[2] > 0.0
 
 
+def test_in_the_last_step_what_is_edited_and_kept_is_the_mutual_evaluation_s():
+    run = AttentionControl(WORDS, torch.tensor([[True, False, False, False]])).begin(3)
+    found, run.mutual = torch.full((1, 1, 2, 2), 5.0), torch.full((1, 1, 2, 2), 3.0)
+    seen = {"edited": torch.tensor([[[[0.9, 0.9], [0.1, 0.1]]]]), "kept": torch.tensor([[[[0.9, 0.1], [0.9, 0.1]]]])}
+    run._place = seen.get
+    for run.done, both in ((2, 0.0), (3, 3.0)):
+        assert run._blended(found, 0.6).flatten().tolist() == [both, 5.0, 0.0, 3.0]
+
+
 def test_a_failed_evaluation_leaves_no_trace():
     control = AttentionControl(WORDS, NOTHING)
 

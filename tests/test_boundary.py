@@ -1,17 +1,13 @@
 """Boundary search and edit: planes between two sets, the claim on the exact mixture, and the nodes on Shapes."""
 import math
-from importlib.util import find_spec
 
 import pytest
 import torch
 from embedded_editing import build, shapes, words
 from gmm import LABELS, MEANS, STDS, WEIGHTS, denoise
 
-from odeon.editing.boundary import Plane, as_far_in, length_ratio, mixing_level, moved
+from odeon.editing.boundary import Plane, as_far_in, fitted_plane, length_ratio, mixing_level, moved, support_vectors
 from odeon.editing.path import euler_path
-
-needs_sklearn = pytest.mark.skipif(find_spec("sklearn") is None,
-                                   reason="scikit-learn is not installed: the search was NOT tested")
 
 
 def drawn(label, count, seed):
@@ -33,10 +29,7 @@ def last(path):
     return x
 
 
-@needs_sklearn
 def test_the_edit_takes_nine_of_ten_to_the_other_class_on_the_mixture():
-    from odeon.editing.boundary import fitted_plane
-
     rising = [0.02 * (0.3 / 0.02) ** (i / 40) for i in range(41)]
     unit = math.sqrt(1.0 + rising[-1] ** 2)
     one, zero = (last(euler_path(denoise, drawn(label, 100, seed=label), rising)) / unit for label in (1, 0))
@@ -48,10 +41,7 @@ def test_the_edit_takes_nine_of_ten_to_the_other_class_on_the_mixture():
     assert (shares(edited) > 0.5).double().mean() > 0.9
 
 
-@needs_sklearn
 def test_a_plane_lies_across_what_tells_two_clouds_apart():
-    from odeon.editing.boundary import fitted_plane
-
     generator = torch.Generator().manual_seed(0)
     cloud = torch.randn(200, 3, 8, generator=generator, dtype=torch.float64)
     apart = torch.randn(3, 8, generator=generator, dtype=torch.float64)
@@ -65,6 +55,39 @@ def test_a_plane_lies_across_what_tells_two_clouds_apart():
         fitted_plane(cloud[:1], cloud[100:])
     with pytest.raises(ValueError, match="the two kinds of examples are the same"):
         fitted_plane(cloud[:5], cloud[:5])
+
+
+@pytest.mark.parametrize("counts, size, apart, c", [((40, 40), 16, 4.0, 0.1), ((20, 30), 1024, 1.0, 1.0),
+                                                    ((30, 30), 3, 1.0, 1.0), ((2, 2), 5, 1.0, 1.0)])
+def test_the_plane_is_scikit_learn_s(counts, size, apart, c):
+    svm = pytest.importorskip("sklearn.svm", reason="scikit-learn is not installed: the plane was NOT compared with it")
+    from sklearn.model_selection import cross_val_score
+
+    generator = torch.Generator().manual_seed(size)
+    points = 3.0 + torch.randn(sum(counts), size, generator=generator, dtype=torch.float64)
+    points[:counts[0], 0] += apart
+    sides, machine = [1] * counts[0] + [-1] * counts[1], svm.SVC(kernel="linear", C=c, tol=1e-9)
+    machine.fit(points.numpy(), sides)
+    weights, plane = torch.tensor(machine.coef_[0]), fitted_plane(points[:counts[0]], points[counts[0]:], c=c)
+    assert (plane.normal - weights / weights.norm()).norm() < 1e-3
+    assert plane.bias == pytest.approx(machine.intercept_[0] / weights.norm().item(), abs=1e-2)
+    if min(counts) > 2:
+        unseen = cross_val_score(machine, points.numpy(), sides, cv=5).mean()
+        assert plane.accuracy == pytest.approx(unseen, abs=1e-9)
+
+
+def test_a_support_vector_machine_is_at_its_least():
+    """The conditions of Karush, Kuhn and Tucker, and a search that does not end is named."""
+    generator = torch.Generator().manual_seed(1)
+    points = torch.randn(60, 8, generator=generator, dtype=torch.float64)
+    sides = torch.where(points[:, 0] + 2.0 * torch.randn(60, generator=generator, dtype=torch.float64) > 0.0, 1.0, -1.0)
+    shares, bias = support_vectors(points @ points.T, sides.double(), 0.7)
+    weights, margins = shares * sides, sides * (points @ (points.T @ shares) + bias)
+    assert shares.sum().abs() < 1e-9 and weights.min() >= 0.0 and weights.max() <= 0.7
+    assert (margins[weights == 0.0] > 1.0 - 1e-3).all() and (margins[weights == 0.7] < 1.0 + 1e-3).all()
+    assert (margins[(weights > 0.0) & (weights < 0.7)] - 1.0).abs().max() < 1e-3
+    with pytest.raises(ValueError, match="lower c, or connect others"):
+        support_vectors(torch.full((4, 4), torch.nan, dtype=torch.float64), sides[:4].double(), 1.0)
 
 
 def plane_of(seed=0, offsets=(-1.0, 3.0), size=12):
@@ -113,7 +136,6 @@ def examples(kind, count=6):
     return model, words(clip, ""), {"samples": latents[:count]}, {"samples": latents[count:]}
 
 
-@needs_sklearn
 @pytest.mark.parametrize("kind, level", [("shapes-unet", 1.5), ("shapes-dit-small", 0.5)])
 def test_the_nodes_find_a_boundary_and_move_across_it(kind, level):
     model, conditioning, positive, negative = examples(kind)
@@ -142,7 +164,6 @@ def test_the_nodes_find_a_boundary_and_move_across_it(kind, level):
     assert (alone - edited(eta=1.0)[2:3]).abs().max() < 1e-3
 
 
-@needs_sklearn
 def test_the_level_found_by_itself_is_told():
     model, conditioning, positive, negative = examples("shapes-dit-small", count=3)
     boundary, report = build("OdeonBoundarySearch", model=model, conditioning=conditioning, latents_positive=positive,
@@ -150,7 +171,6 @@ def test_the_level_found_by_itself_is_told():
     assert 0.0 < boundary.sigmas[-1] < 1.0 and "level: sigma" in report.splitlines()[0]
 
 
-@needs_sklearn
 def test_bad_input_is_named():
     model, conditioning, positive, negative = examples("shapes-dit-small", count=3)
     options = {"model": model, "conditioning": conditioning}

@@ -1,15 +1,10 @@
 """Dragging: on features that are the latent itself, with superpixels, and the node on Shapes."""
-from importlib.util import find_spec
-
 import pytest
 import torch
 from embedded_editing import build, shapes, words
 
 from odeon.editing.drag import Dragging, Point, drag, pairs_of_text, plain_point
 from odeon.editing.superpixels import adaptive_window, facing, nearest_centre, superpixels, window
-
-needs_skimage = pytest.mark.skipif(find_spec("skimage") is None,
-                                   reason="scikit-image is not installed: superpixels were NOT tested")
 
 
 def blob(x, y, size=32):
@@ -40,6 +35,20 @@ def test_a_blob_dragged_by_8_px_arrives_and_the_rest_stays():
     assert (end.state["handles"][0] - torch.tensor([18, 16])).float().norm() < 2.0 and end.done < 200
     assert ((latent - start) * keep).abs().max() < 1e-2
     assert latent[0, 0, 16, 17] > 1.5 * start[0, 0, 16, 17]
+
+
+def test_a_large_patch_is_known_again_where_its_middle_is_like_all_of_a_thing():
+    """A disc of one colour, 2 places further to the right at each look."""
+    def see(latent):
+        disc = (blob(10 + 2 * len(seen), 16)[:, :1] > 0.5).float()
+        seen.append(disc)
+        return disc + 0.0 * latent[:, :1], latent, latent
+
+    for r_m, places in ((6, [10, 12, 14]), (1, None)):
+        seen = []
+        found = [int(progress.state["at"][0, 0]) for progress in dragged(
+            [plain_point((10, 16), (18.0, 16.0), r_m=r_m)], see=see, iterations=2)]
+        assert (found == places) == (r_m == 6), found
 
 
 def test_several_points_and_the_other_way():
@@ -96,7 +105,6 @@ def test_patience_adds_steps_while_a_point_falls_behind():
     assert still[-1] > 5 and dragged([ACROSS], iterations=5, lr=1e-6)[-1].done == 5
 
 
-@needs_skimage
 def test_superpixels_are_whole_and_as_many_as_asked_for():
     from scipy.ndimage import label
 
@@ -104,6 +112,18 @@ def test_superpixels_are_whole_and_as_many_as_asked_for():
     found = superpixels(images[0].movedim(-1, 0), segments=64)
     assert abs(int(found.max()) + 1 - 64) <= 13 and found.unique().numel() == found.max() + 1
     assert all(label((found == i).numpy())[1] == 1 for i in found.unique())
+
+
+def test_superpixels_are_scikit_image_s():
+    """Up to who gets the pixels halfway: every pair of places is together in both, or in neither, but for few."""
+    segmentation = pytest.importorskip("skimage.segmentation",
+                                       reason="scikit-image is not installed: superpixels were NOT compared with it")
+    images, _ = build("OdeonShapes", count=1, size=128)
+    ours = superpixels(images[0].movedim(-1, 0), segments=64, compactness=30.0).flatten()
+    theirs = segmentation.slic(images[0].numpy(), n_segments=64, compactness=30.0, start_label=0)
+    table = torch.zeros(int(ours.max()) + 1, int(theirs.max()) + 1)
+    table.index_put_((ours, torch.from_numpy(theirs).flatten().long()), torch.tensor(1.0), accumulate=True)
+    assert table.max(1).values.sum() > 0.9 * ours.numel() and table.max(0).values.sum() > 0.9 * ours.numel()
 
 
 def test_points_are_read_and_bad_ones_named():
@@ -120,6 +140,19 @@ def options_for(kind, side=60):
     images, _ = build("OdeonShapes", count=2, size=64, data_seed=4)
     return {"model": model, "vae": vae, "positive": words(clip, ""), "image": images[:, :side], "steps": 4,
             "strength": 0.6, "n_pix_step": 2, "lr": 0.05}
+
+
+def test_masks_are_filled_up_as_the_pictures_were():
+    from odeon.nodes import editing_drag
+
+    pictures, mask = torch.zeros(2, 3, 64, 72), torch.zeros(1, 30, 35)
+    mask[..., 20:] = 1.0
+    found = editing_drag._filled(mask, pictures, (60, 70))
+    assert found.shape == (2, 1, 64, 72) and found[..., 42:].min() > 0.9 and not found[..., :38].any()
+    each = editing_drag._filled(torch.stack([mask[0], 1.0 - mask[0]]), pictures, (60, 70))
+    assert torch.allclose(each.sum(0), torch.ones(1, 64, 72))
+    with pytest.raises(ValueError, match="one mask, or one for each of the 2 pictures, got 3"):
+        editing_drag._filled(torch.zeros(3, 8, 8), pictures, (60, 70))
 
 
 @pytest.mark.parametrize("kind", ["shapes-unet", "shapes-dit-small"])
@@ -139,6 +172,13 @@ def test_the_node_drags_any_size_and_gives_the_model_back(kind):
     assert all(not value.requires_grad for value in network.parameters())
 
 
+def test_a_radius_takes_more_along():
+    options = options_for("shapes-dit-small")
+    outs = [build("OdeonDrag", points="20,30 -> 40,30", **options, radius=radius)[0] for radius in (2, 20)]
+    assert torch.equal(outs[0], build("OdeonDrag", points="20,30 -> 40,30", **options)[0])
+    assert (outs[1] - outs[0]).abs().max() > 1e-3
+
+
 def test_a_mask_of_another_size_holds_the_rest():
     options = options_for("shapes-dit-small")
     mask = torch.zeros(1, 30, 32)
@@ -148,7 +188,6 @@ def test_a_mask_of_another_size_holds_the_rest():
     assert (held - still)[:, :, 40:].abs().mean() < (free - still)[:, :, 40:].abs().mean()
 
 
-@needs_skimage
 def test_adaptive_with_a_region():
     region = torch.zeros(1, 60, 64)
     region[:, 10:50, 8:40] = 1.0

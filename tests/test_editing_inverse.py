@@ -145,6 +145,24 @@ def test_it_is_stopped_with_the_best_so_far_and_leaves_no_trace(shapes):
     assert torch.equal(restored(shapes, "downscale")[0], whole)
 
 
+@pytest.mark.parametrize("kind", ["jpeg", "downscale"])
+def test_sizes_that_the_vae_can_t_divide_lose_nothing_measured(shapes, kind):
+    """RGBA of 62 x 66 px in a run of 64 x 72: what is more is free, and a plain run of 64 x 72 is still one."""
+    images = torch.nn.functional.interpolate(shapes[3][1:].movedim(-1, 1), size=(62, 66)).movedim(1, -1)
+    images = torch.cat([images, torch.rand(1, 62, 66, 1)], -1)
+    operator, measurement = made("OdeonOperator", image=images, kind=kind)
+    assert measurement.shape == ((1, 62, 66, 3) if kind == "jpeg" else (1, 15, 16, 3))
+    larger, y = torch.rand(1, 3, 64, 72), measurement.movedim(-1, 1)
+    own = operator.of_larger(y, 10)
+    assert torch.equal(own(larger), operator(larger[..., :62, :66])) and own(torch.rand(1, 3, 80, 80)).shape[-1] > 16
+    outside = own.adjoint(y, larger)[..., 62 if kind == "jpeg" else 60:, :]
+    assert not outside.any() and not own.adjoint(y, larger)[..., 66 if kind == "jpeg" else 64:].any()
+    out, sampler = restored(shapes, kind, measurement=measurement, latent=torch.zeros(1, 4, 8, 9), method="psld")
+    assert out.shape == (1, 4, 8, 9) and residuals(sampler)[-1] < 0.75 * residuals(sampler)[0]
+    with pytest.raises(ValueError, match="the measurement has the size"):
+        restored(shapes, kind, measurement=measurement, latent=torch.zeros(1, 4, 9, 10))
+
+
 def test_bad_input_is_named(shapes):
     with pytest.raises(ValueError, match="the measurement has the size"):
         restored(shapes, "downscale", measurement=torch.zeros(1, 64, 64, 3))

@@ -39,12 +39,13 @@ def test_the_gain_is_the_largest_squared_singular_value(kind):
     assert x.norm().item() == pytest.approx(a.gain, rel=0.2 if kind in ("motion blur", "kernel") else 0.05)
 
 
+@pytest.mark.parametrize("size", [(24, 32), (27, 35)])
 @pytest.mark.parametrize("kind", ["inpaint", "downscale", "grey"])
-def test_back_is_the_pseudo_inverse(kind):
-    a, x = made(kind), drawn(2, 3, 24, 32)
+def test_back_is_the_pseudo_inverse(kind, size):
+    a, x = made(kind), drawn(2, 3, *size)
     y = a(x)
     assert torch.allclose(a(a.back(y, x)), y, atol=1e-12)
-    moved = a.projected(drawn(2, 3, 24, 32, seed=5), y)
+    moved = a.projected(drawn(2, 3, *size, seed=5), y)
     assert torch.allclose(a(moved), y, atol=1e-12) and torch.allclose(a.projected(moved, y), moved, atol=1e-12)
 
 
@@ -117,5 +118,7 @@ def test_bad_input_is_named():
         operator("gaussian blur", size=10.0)(torch.zeros(1, 3, 16, 16))
     with pytest.raises(ValueError, match="one mask, or one for each of 3"):
         operator("inpaint", area=torch.zeros(2, 8, 8))(torch.zeros(3, 3, 16, 16))
+    with pytest.raises(ValueError, match="leaves nothing of a picture of 3 x 9 px"):
+        operator("downscale")(torch.zeros(1, 3, 9, 3))
     with pytest.raises(ValueError, match="kind must be one of"):
         operator("fog")

@@ -7,6 +7,8 @@ const SVG = "http://www.w3.org/2000/svg";
 const NUMBER = "\\s*(-?[\\d.]+)\\s*";
 const LINE = new RegExp(`^${NUMBER},${NUMBER}->${NUMBER},${NUMBER}$`);
 const HINT = "Click what to move, then where to. Right-click takes a point off.";
+const HIGHEST = 400; // of the picture in the node, in px of the canvas
+const BELOW = 20; // for the words under it
 const EMPTY = "Connect a Load Image to click points on its picture, or type them above.";
 
 export function pairsOf(text) {
@@ -59,8 +61,10 @@ class PointWidget {
     this.open = null; // a handle whose target is not clicked yet
     this.root = document.createElement("div");
     this.root.className = "odeon-drag-points";
-    this.root.style.cssText = "width:100%;min-height:60px;font:12px sans-serif;color:var(--input-text,#ccc)";
-    this.drawing = element("svg", { style: "width:100%;display:none;cursor:crosshair;touch-action:none" }, this.root);
+    this.root.style.cssText = "width:100%;height:100%;display:flex;flex-direction:column;font:12px sans-serif;" +
+                              "color:var(--input-text,#ccc)";
+    this.drawing = element("svg", { style: "width:100%;display:none;flex:0 1 auto;min-height:0;cursor:crosshair;" +
+                                           `touch-action:none;max-height:${HIGHEST}px` }, this.root);
     this.picture = element("image", {}, this.drawing);
     this.marks = element("g", {}, this.drawing);
     this.words = document.createElement("div");
@@ -85,19 +89,29 @@ class PointWidget {
     image.onload = () => {
       this.drawing.setAttribute("viewBox", `0 0 ${image.naturalWidth} ${image.naturalHeight}`);
       this.drawing.style.display = "block";
+      this.drawing.style.aspectRatio = `${image.naturalWidth} / ${image.naturalHeight}`;
       for (const [key, value] of [["href", address], ["width", image.naturalWidth], ["height", image.naturalHeight]])
         this.picture.setAttribute(key, value);
       this.size = [image.naturalWidth, image.naturalHeight];
       this.draw();
+      const [width, height] = this.node.size;
+      this.node.setSize?.([width, Math.max(height, this.node.computeSize?.()[1] ?? 0)]); // it would hang out below
+      this.node.setDirtyCanvas?.(true, true);
     };
     image.src = address;
   }
 
-  // Where on the picture an event is, in whole px.
+  // How much place the widget wants in a node of this width.
+  height() {
+    if (!this.size) return BELOW * 2;
+    return Math.min((this.node.size[0] - 20) * this.size[1] / this.size[0], HIGHEST) + BELOW;
+  }
+
+  // Where on the picture an event is, in whole px; null beside it.
   placeOf(event) {
-    const box = this.drawing.getBoundingClientRect();
-    const shares = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
-    return shares.map((share, i) => Math.min(Math.max(Math.floor(share * this.size[i]), 0), this.size[i] - 1));
+    const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(this.drawing.getScreenCTM().inverse());
+    const place = [Math.floor(at.x), Math.floor(at.y)];
+    return place.every((value, i) => value >= 0 && value < this.size[i]) ? place : null;
   }
 
   clicked(event) {
@@ -105,6 +119,7 @@ class PointWidget {
     event.preventDefault();
     event.stopPropagation();
     const place = this.placeOf(event);
+    if (!place) return;
     if (this.open) {
       this.write([...pairsOf(this.text.value ?? ""), [...this.open, ...place]]);
       this.open = null;
@@ -115,10 +130,11 @@ class PointWidget {
   removed(event) {
     event.preventDefault();
     event.stopPropagation();
+    const place = this.placeOf(event);
     if (this.open) this.open = null;
-    else {
+    else if (place) {
       const pairs = pairsOf(this.text.value ?? "");
-      pairs.splice(nearestPair(pairs, ...this.placeOf(event)), pairs.length ? 1 : 0);
+      pairs.splice(nearestPair(pairs, ...place), pairs.length ? 1 : 0);
       this.write(pairs);
     }
     this.draw();
@@ -146,15 +162,29 @@ class PointWidget {
   }
 }
 
+// The first Vue nodes (ComfyUI 0.3.64) leave out widgets of packs: there the picture is hung into the node itself.
+function hangIn(points) {
+  if (points.root.isConnected || !window.LiteGraph?.vueNodesMode) return;
+  document.querySelector(`[data-node-id="${points.node.id}"] .lg-node-widgets`)?.append(points.root);
+  if (points.root.isConnected) points.refresh();
+}
+
 app.registerExtension({
   name: "Odeon.DragPoints",
   nodeCreated(node) {
     const text = node.comfyClass === "OdeonDrag" && node.widgets?.find((widget) => widget.name === "points");
     if (!text || !node.addDOMWidget) return;
     const points = new PointWidget(node, text);
-    const widget = node.addDOMWidget("odeon_points", "odeon-drag-points", points.root,
-                                     { serialize: false, hideOnZoom: false, getMinHeight: () => 160 });
+    const widget = node.addDOMWidget("odeon_points", "odeon_points", points.root, {
+      serialize: false, hideOnZoom: false, getMinHeight: () => points.height(), getValue: () => "",
+      setValue: () => {} });
     widget.serialize = false;
+    const hanging = setInterval(() => hangIn(points), 700);
+    const removed = node.onRemoved;
+    node.onRemoved = function (...args) {
+      clearInterval(hanging);
+      removed?.apply(this, args);
+    };
     const connected = node.onConnectionsChange;
     node.onConnectionsChange = function (...args) {
       connected?.apply(this, args);
