@@ -29,9 +29,33 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: threads of t
     os.environ["OMP_NUM_THREADS"] = "1"  # for the ComfyUIs that tests start
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """--dist loadfile, but with all tests of a ComfyUI in one process: each server and each page is started once."""
+    from found_comfyui import process_of
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return process_of(nodeid)
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Two processes with a ComfyUI each take the workflows from both ends, so that neither waits for the other."""
+    from found_comfyui import roots
+
+    places = [i for i, item in enumerate(items) if getattr(item, "originalname", "") == "test_same_pictures_in_comfyui"
+              and item.callspec.params["root"] in roots()[1::2]]
+    for place, item in zip(places, [items[place] for place in reversed(places)]):
+        items[place] = item
+
+
 @pytest.fixture(scope="session")
 def comfyui_url(root, tmp_path_factory):
-    """The URL of a ComfyUI server at `root` with this pack loaded."""
+    """The URL of a ComfyUI server at `root` with this pack loaded, and a stranger's beside it."""
     from found_comfyui import isolated_server
 
     with isolated_server(root, tmp_path_factory.mktemp("comfyui")) as url:

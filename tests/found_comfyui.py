@@ -1,6 +1,7 @@
 """The ComfyUIs that tests run in: the one the command line would find, and ComfyUI-* folders beside it."""
 import contextlib
 from functools import lru_cache
+from pathlib import Path
 
 import pytest
 
@@ -28,11 +29,20 @@ def each_comfyui():
     return pytest.mark.parametrize("root", roots(), ids=lambda root: root.name, scope="session")
 
 
+def process_of(nodeid):
+    """What a test shares a process with: all tests of its ComfyUI, whose server they use, else those of its file."""
+    file, _, test = nodeid.partition("::")
+    mine = [root.name for root in roots() if root.name in test.partition("[")[2]]
+    return f"in {max(mine, key=len)}" if mine else file
+
+
 @contextlib.contextmanager
 def isolated_server(root, folder):
-    """A server of its own files: nothing of the installation but its code, no other packs."""
+    """A server of its own files, nothing of the installation but its code, with a stranger's pack in every run."""
     for name in ("custom_nodes", "input", "output", "temp", "models", "user"):
         (folder / name).mkdir(parents=True, exist_ok=True)
+    stray = (Path(__file__).parent / "stray_pack.py").read_text()
+    (folder / "custom_nodes" / "stray_pack.py").write_text(f"{stray}\n\npatch_every_run()\n")
     with server.started(root, "--cpu", "--base-directory", str(folder), "--disable-api-nodes",
                         "--preview-method", "latent2rgb") as url:
         yield url

@@ -44,6 +44,18 @@ def patched(model):
     return model
 
 
+def patch_every_run():
+    """As packs do that want no node: from now on every guider is made with a patched model."""
+    guider = comfy.samplers.CFGGuider
+    made = guider.__init__
+
+    @functools.wraps(made)
+    def __init__(self, model_patcher, *args, **kwargs):
+        made(self, patched(model_patcher), *args, **kwargs)
+
+    guider.__init__ = __init__
+
+
 class StrayPatch:
     RETURN_TYPES = ("MODEL",)
     FUNCTION = "patch"

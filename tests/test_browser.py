@@ -1,21 +1,22 @@
-"""The real page in Chromium: workflows open, what the page saves runs embedded unchanged, our PNGs open as graphs."""
+"""The real page in Chromium: what it saves means the same embedded, our PNGs open as graphs, every help page opens."""
 import base64
 import json
 from pathlib import Path
 
 import numpy as np
+import pages
 import pytest
 from conftest import ROOT
 from found_comfyui import each_comfyui
 from pages import CHROMIUM, open_in
 from PIL import Image
 
+from odeon import NODE_CLASS_MAPPINGS
 from odeon.cli import CLASSES, _definitions
 from odeon.host.embedded import graph
 from odeon.host.embedded.context import Context, Events
 from odeon.host.workflow import load
 
-WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 SCHEDULE = "app.graph._nodes.find(n => n.type === 'OdeonSigmasAlignYourSteps')"
 
 pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: the page was NOT tested")
@@ -37,35 +38,10 @@ def pictures_of(path, folder):
     return saved
 
 
-@each_comfyui()
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_what_the_page_saves_runs_embedded_unchanged(path, root, page, tmp_path):
-    open_in(page, path)
-    assert page.evaluate("app.graph._nodes.every(n => !n.has_errors && LiteGraph.registered_node_types[n.type])")
-    assert page.errors == []
-    page.evaluate("for (const n of app.graph._nodes) n.pos = [n.pos[0] + 40, n.pos[1] - 25]")
-    theirs, ours = both_api_forms(page, tmp_path)
-    assert theirs == ours
-    saved = tmp_path / "saved.json"
-    assert load(saved).ui["nodes"][0]["pos"] != load(path).ui["nodes"][0]["pos"]
-    if "OdeonShapesCheckpoint" in path.read_text():  # slower to run; the same prompt gives the same pictures
-        assert load(saved).to_prompt(_definitions()) == load(path).to_prompt(_definitions())
-    else:
-        before, after = pictures_of(path, tmp_path / "before"), pictures_of(saved, tmp_path / "after")
-        assert len(before) == len(after) and all(np.array_equal(a, b) for a, b in zip(before, after))
-
-
 def both_api_forms(page, tmp_path):
-    """The API form of the open graph as the page makes it and as we make it of what the page saves, titles aside; the
-    text that the page shows on a PreviewAny is no input of it."""
-    saved = tmp_path / "saved.json"
-    saved.write_text(page.evaluate("JSON.stringify(app.graph.serialize())"))
-    theirs = json.loads(page.evaluate("app.graphToPrompt().then(p => JSON.stringify(p.output))"))
-    for node in theirs.values():
-        if node["class_type"] == "PreviewAny":
-            node["inputs"] = {"source": node["inputs"]["source"]}
-    ours = load(saved).to_prompt(_definitions())
-    return [{key: (node["class_type"], node["inputs"]) for key, node in form.items()} for form in (theirs, ours)]
+    """The API form of the open graph as the page makes it and as we make it of what the page saves."""
+    theirs, saved = pages.both_api_forms(page, tmp_path)
+    return [theirs, pages.comparable(saved.to_prompt(_definitions()))]
 
 
 @each_comfyui()
@@ -138,4 +114,20 @@ def test_a_queued_graph_shows_its_picture_and_its_help(root, page):
     page.mouse.click(*title)
     page.click("[data-testid=info-button]")
     page.wait_for_function("document.querySelector('.node-help-content')?.innerText.includes('Sabour')", timeout=15000)
+    assert page.errors == []
+
+
+@each_comfyui()
+def test_every_node_s_help_opens(root, page):
+    """In the page's own panel; that a click on (i) leads there is tested above."""
+    page.errors.clear()
+    page.evaluate("app.extensionManager.sidebarTab.activeSidebarTabId = 'node-library'")
+    for name, cls in NODE_CLASS_MAPPINGS.items():
+        page.evaluate("name => { const stores = app.extensionManager._p._s;"
+                      "stores.get('nodeHelp').openHelp(stores.get('nodeDef').nodeDefsByName[name]); }", name)
+        page.wait_for_function("title => document.querySelector('.node-help-content h1')?.innerText === title",
+                               arg=cls.TITLE, timeout=15000, polling=30)
+        lines = page.evaluate("document.querySelector('.node-help-content').innerText")
+        assert len(lines) > 300 and "[object" not in lines, name
+    page.evaluate("app.extensionManager.sidebarTab.activeSidebarTabId = null")
     assert page.errors == []

@@ -1,11 +1,10 @@
-"""What a newcomer meets in the page: search, the live curve, a comparison, a dropped picture."""
-import base64
+"""What a newcomer meets in the page: search, the live curve, a dropped picture."""
 import json
 
 import pytest
 from conftest import ROOT
 from found_comfyui import each_comfyui
-from pages import CHROMIUM, open_in
+from pages import CHROMIUM, drop, open_in
 
 from odeon import NODE_CLASS_MAPPINGS
 from odeon.host.embedded.files import save_png
@@ -93,60 +92,6 @@ def test_search_finds_every_node_by_its_name_and_an_alias(root, page):
     assert "OdeonSamplerDEIS" in page.evaluate(FOUND, "deis")
     assert "OdeonSamplerExponentialAdams" in page.evaluate(FOUND, "exponential integrator")
     assert page.evaluate(FOUND, "KSampler")[0] == "KSampler"
-
-
-@each_comfyui()
-def test_a_newcomer_s_path(root, page, tmp_path):
-    """Opens a template, runs it, compares samplers in a grid, and finds the graph in the picture that was saved."""
-    page.errors.clear()
-    folder = page.evaluate("fetch('/workflow_templates').then(r => r.json()).then(t => Object.keys(t).find("
-                           "k => t[k].includes('quickstart')))")
-    page.evaluate("async folder => app.loadGraphData(await (await fetch(`/api/workflow_templates/${folder}/quickstart"
-                  ".json`)).json(), true, true, 'quickstart')", folder)
-    page.evaluate("""() => {
-        const find = type => app.graph._nodes.find(n => n.type === type);
-        const grid = LiteGraph.createNode('OdeonCompareGrid');
-        app.graph.add(grid);
-        const guider = find('CFGGuider');
-        const to = name => grid.inputs.findIndex(i => i.name === name);
-        for (const name of ['model', 'positive', 'negative']) {
-            const link = guider.inputs.find(i => i.name === name).link;
-            const {origin_id, origin_slot} = app.graph.links[link];
-            app.graph.getNodeById(origin_id).connect(origin_slot, grid, to(name));
-        }
-        find('EmptyLatentImage').connect(0, grid, to('latent'));
-        find('OdeonClosedFormModel').connect(2, grid, to('vae'));
-        find('SaveImage').mode = 2;
-        grid.widgets.find(w => w.name === 'steps').value = '2, 3';
-    }""")
-    page.evaluate("app.queuePrompt(0, 1)")
-    shown = "Object.values(app.nodeOutputs).some(o => o?.images?.length === 1 && o?.text)"
-    page.wait_for_function(shown, timeout=60000)
-    assert page.evaluate("app.lastNodeErrors") in (None, {})
-    png = page.evaluate("""async () => {
-        const shown = Object.values(app.nodeOutputs).find(o => o?.images?.length === 1 && o?.text).images[0];
-        const answer = await fetch('/view?' + new URLSearchParams(shown));
-        const bytes = new Uint8Array(await answer.arrayBuffer());
-        return btoa(Array.from(bytes, b => String.fromCharCode(b)).join(''));
-    }""")
-    show(page, "OdeonSigmasPower")
-    drop(page, base64.b64decode(png))
-    page.wait_for_function("app.graph._nodes.some(n => n.type === 'OdeonCompareGrid')", timeout=20000)
-    assert page.evaluate("app.graph._nodes.find(n => n.type === 'OdeonCompareGrid').widgets.find("
-                         "w => w.name === 'steps').value") == "2, 3"
-    assert page.errors == []
-
-
-def drop(page, png):
-    """A picture file dropped on the canvas, as from a folder."""
-    page.evaluate("""data => {
-        const bytes = Uint8Array.from(atob(data), c => c.charCodeAt(0));
-        const files = new DataTransfer();
-        files.items.add(new File([bytes], 'shared.png', {type: 'image/png'}));
-        const target = document.querySelector('#graph-canvas') ?? document;
-        target.dispatchEvent(new DragEvent('drop', {dataTransfer: files, bubbles: true, cancelable: true,
-                                                    clientX: 900, clientY: 500}));
-    }""", base64.b64encode(png).decode())
 
 
 @each_comfyui()

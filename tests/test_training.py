@@ -19,8 +19,8 @@ CAPTIONED = [name for name in RECIPES if name not in ("shapes-vae", "shapes-judg
 def folder(tmp_path, monkeypatch):
     """A training folder with the weights that recipes start from, and a pool of few scenes."""
     monkeypatch.setattr(captioned, "POOL", 96)
-    monkeypatch.setattr(captioned.CaptionedRecipe, "measured_count", 2)
-    monkeypatch.setattr(captioned.CaptionedRecipe, "batch", 8)
+    monkeypatch.setattr(captioned.CaptionedRecipe, "measured_count", 1)
+    monkeypatch.setattr(captioned.CaptionedRecipe, "batch", 4)
     for path in FOLDER.glob("shapes-*"):
         shutil.copy(path, tmp_path)
     start = tmp_path / "shapes-unet-v.safetensors"

@@ -5,8 +5,7 @@ import { api } from "../../../scripts/api.js";
 
 const MOST = 8; // nodes added to what the page finds by itself
 
-function matching(aliases, query) {
-    const wanted = query.trim().toLowerCase();
+function matching(aliases, wanted) {
     if (wanted.length < 3) return [];
     const places = Object.entries(aliases).map(([id, words]) => [id, Math.min(...words.map(
         word => word === wanted ? 0 : word.startsWith(wanted) ? 1 : word.includes(wanted) ? 2 : Infinity))]);
@@ -25,9 +24,10 @@ app.registerExtension({
         search.searchNode = function (query, filters, ...rest) {
             const found = own.call(this, query, filters, ...rest);
             if (filters?.length) return found;
-            const known = new Set(found.map(def => def.name));
-            const more = matching(aliases, query ?? "").filter(id => !known.has(id)).map(id => store.nodeDefsByName[id]);
-            return [...more.filter(Boolean), ...found];
+            const wanted = (query ?? "").trim().toLowerCase(), known = new Set(found.map(def => def.name));
+            const more = matching(aliases, wanted).filter(id => !known.has(id)).map(id => store.nodeDefsByName[id]);
+            const named = found.filter(def => def.display_name.toLowerCase().startsWith(wanted));
+            return [...new Set([...named, ...more.filter(Boolean), ...found])]; // a name before search words
         };
     },
 });
