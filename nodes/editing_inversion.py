@@ -256,6 +256,7 @@ class OdeonSamplerRFEdit(SolverNode):
                             "the authors' decay.", advanced=True),
             "sde": BOOLEAN(False, "Adds fresh noise in every step but the first and the last: more variety, from the "
                            "seed of the node that samples.", advanced=True),
+        }, "optional": {
             "power": FLOAT(1.0, 0.0, 10.0, "For trend power: higher fades sooner.", step=0.1, advanced=True),
         }}
 

@@ -56,7 +56,8 @@ def loaded(path):
     workflow = load(path)
     prompt, values = workflow.to_prompt(_definitions()), {}
     kinds = {node["class_type"] for node in prompt.values()}
-    shorter = "OdeonShapesCheckpoint" in kinds and path.stem != "boss"  # its plot turns on the last digits of few costs
+    # boss's plot turns on the last digits of few costs; DC-Solver's ratios are of so many steps
+    shorter = "OdeonShapesCheckpoint" in kinds and path.stem not in ("boss", "dc_solver")
     resizable = shorter and all(kind.startswith(ANY_SIZE) for kind in kinds - CORE)
     for key, node in prompt.items():
         if resizable and node["class_type"] == "EmptyLatentImage":
