@@ -138,18 +138,18 @@ def _found(features: Tensor, first: Tensor, point: Point, place: Tensor) -> Tens
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width) & point.sought
     inside[radius, radius] = True
     rows, columns = rows[inside], columns[inside]
-    wanted = _around(first, *point.handle, point.known_by)
-    apart = torch.stack([(_around(features, column, row, point.known_by) - wanted).abs().sum()
-                         for row, column in zip(rows.tolist(), columns.tolist())])
-    best = int(apart.argmin())
+    x, y = (torch.tensor([at]) for at in point.handle)
+    wanted = _around(first, x, y, point.known_by)
+    best = int((_around(features, columns, rows, point.known_by) - wanted).abs().sum((0, 2, 3)).argmin())
     return torch.stack([columns[best], rows[best]])
 
 
-def _around(features: Tensor, x: int, y: int, radius: int) -> Tensor:
-    """The features (C, 2 radius + 1, 2 radius + 1) round a place, those at the edge repeated beyond it."""
+def _around(features: Tensor, x: Tensor, y: Tensor, radius: int) -> Tensor:
+    """The features (C, n, 2 radius + 1, 2 radius + 1) round n places, those at the edge repeated beyond it."""
     height, width = features.shape[-2:]
-    steps = torch.arange(-radius, radius + 1, device=features.device)
-    return features[0][:, (y + steps).clamp(0, height - 1)][:, :, (x + steps).clamp(0, width - 1)]
+    steps = torch.arange(-radius, radius + 1)
+    rows, columns = (y[:, None, None] + steps[:, None]), (x[:, None, None] + steps)
+    return features[0][:, rows.clamp(0, height - 1), columns.clamp(0, width - 1)]
 
 
 def _apart(point: Point, place: Tensor) -> float:

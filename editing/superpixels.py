@@ -55,7 +55,8 @@ def _whole(labels: Tensor, least: float) -> Tensor:
     joined[::2, ::2] = True  # between each two
     joined[1::2, ::2], joined[::2, 1::2] = labels[1:] == labels[:-1], labels[:, 1:] == labels[:, :-1]
     parts = torch.from_numpy(label(joined.numpy())[0][::2, ::2]).long()
-    for part in torch.bincount(parts.flatten()).argsort().tolist():
+    counts = torch.bincount(parts.flatten())
+    for part in counts.argsort()[:int((counts < least).sum())].tolist():  # the small ones, which only grow
         own = parts == part
         touched = torch.cat([parts[1:][own[:-1]], parts[:-1][own[1:]], parts[:, 1:][own[:, :-1]],
                              parts[:, :-1][own[:, 1:]]])
