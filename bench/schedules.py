@@ -26,6 +26,7 @@ from ..samplers.unipc import plan_unipc
 from ..schedules.align_your_steps import align_your_steps_sigmas
 from ..schedules.classic import SCHEDULERS, classic_sigmas
 from ..schedules.gits_table import gits_sigmas
+from ..schedules.optimize.fitted_levels import power_starts, search_fitted_levels
 from ..schedules.optimize.plan import told_model
 from ..schedules.optimize.steps import FEW, Search, same_start, search_lesson, table_in
 from ..schedules.optimize.teacher import Lesson, Score, score_of
@@ -35,7 +36,6 @@ from .schedules_searches import BY_SOLVER, EULER_ONLY, SHARED
 STEPS = (5, 7, 10)
 LEARNED = {"learned levels": "levels", "learned plan": "levels+coefficients",  # and what is free
            "learned plan, told levels too": "all"}
-SEARCHED = ("few", "judged", "fitted", "fit_loss", "fitted_change")  # of a plan's search, that others go on from
 PICTURES = 256  # that the Frechet distance is taken of
 SOLVERS = {
     "DPM-Solver++ 2M": lambda sigmas, on: plan_dpm_solver_pp(sigmas, order=2, process=on.process),
@@ -49,8 +49,7 @@ STOCK = {  # ComfyUI's other samplers of one call a step without noise, for "the
     "ipndm": lambda sigmas, on: plan_pndm(sigmas, variant="iPNDM", process=on.process),
     "uni_pc": lambda sigmas, on: plan_unipc(sigmas, order=3, variant="bh1", process=on.process),
 }
-ITERATIONS = {"exact": (200, 400, 400), "shapes": (20, 40, 40)}  # of each of LEARNED
-MINIBATCH = {"exact": 64, "shapes": 12}
+ITERATIONS = 400  # of learning at most; it ends by itself long before
 
 
 class Row(NamedTuple):
@@ -69,12 +68,13 @@ class Row(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A solver on a problem at a number of steps, with the teacher's ends; '' is all of STOCK. quick: few iterations,
-    for a test."""
+    """A solver on a problem at a number of steps, with the teacher's ends; '' is all of STOCK. fit: see fit_of; quick:
+    few iterations, for a test."""
     problem: str
     steps: int
     solver: str
     targets: Tensor
+    fit: dict[str, Tensor] | None = None
     quick: bool = False
 
 
@@ -84,14 +84,17 @@ def measure(names: list[str], *, steps=STEPS, solvers=None, quick: bool = False,
 
     solvers: only these of SOLVERS, beside STOCK. folder: keeps what was measured, a file a problem, number of steps and
     solver; what is there isn't measured again. kept: only what is there already."""
-    wanted = [Job(name, count, solver, None, quick) for count in steps for name in names
+    wanted = [Job(name, count, solver, None, None, quick) for count in steps for name in names
               for solver in ("", *(solvers or SOLVERS))]
     if kept:
         wanted = [job for job in wanted if _file_of(job, folder).is_file()]
     with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
         teachers = {name: pool.submit(_taught, name, folder) for name in dict.fromkeys(job.problem for job in wanted)}
-        jobs = [pool.submit(_kept_job, job._replace(targets=teachers[job.problem].result()[0]), folder)
-                for job in wanted]
+        wanted = [job._replace(targets=teachers[job.problem].result()[0]) for job in wanted]
+        fits = {job[:2]: pool.submit(_kept_fit, job, folder) for job in wanted
+                if job.solver and not (folder and _file_of(job, folder).is_file())}
+        jobs = [pool.submit(_kept_job, job._replace(
+            fit=fits[job[:2]].result() if job.solver and job[:2] in fits else None), folder) for job in wanted]
         done = [job.result() for job in tqdm(as_completed(jobs), total=len(jobs), desc="problems by steps and solver")]
         whole = _whole([row for found in done for row in found], list(teachers))
         judged = [pool.submit(_kept_judged, rows, quick, folder) for rows in whole]
@@ -131,6 +134,31 @@ def _kept_job(job: Job, folder: Path | None) -> list[Row]:
     if file:
         file.write_text(json.dumps(rows))
     return rows
+
+
+def _kept_fit(job: Job, folder: Path | None) -> dict[str, Tensor]:
+    file = folder and folder / f"{job.problem}-{job.steps}-fit{'-quick' * job.quick}.safetensors"
+    if file and file.is_file():
+        return read_tensors(file)[0]
+    found = fit_of(job)
+    if file:
+        write_tensors(file, found, {"problem": job.problem, "steps": job.steps})
+    return found
+
+
+def fit_of(job: Job) -> dict[str, Tensor]:
+    """What every learned plan of a problem and number of steps starts from: the "levels" whose fitted plan ends nearest
+    and its coefficients "d" (M + 1, M), the same for every solver of one call a step, whose own are fitted over; and
+    the "seconds" it took."""
+    torch.set_num_threads(1)
+    on = problem(job.problem)
+    lesson = on.lesson(lambda sigmas: SOLVERS["Euler"](sigmas, on), job.targets)
+    starts = [*same_start(stock_levels(on, job.steps) | table_levels(on, job.steps), on.top).values(),
+              *power_starts(on.top, job.steps, on.process)]
+    found, seconds = timed(lambda: [*search_fitted_levels(lesson, starts[:4] if job.quick else starts,
+                                                          process=on.process)][-1].state)
+    table = table_of(lesson.plan(found["levels"].tolist()))
+    return {"levels": found["levels"], "d": table.d + found["change"], "seconds": torch.tensor(seconds)}
 
 
 def measure_job(job: Job) -> list[Row]:
@@ -221,20 +249,20 @@ def learned(lesson: Lesson, on: Problem, job: Job, fixed: dict[str, list[float]]
             ) -> Iterator[tuple[str, Score, float, tuple | None]]:
     """(name, score, seconds, the run of what is in LEARNED): levels, and plans, learned for the job's solver from the
     best fixed schedule on its training noises."""
-    kind, few = job.problem.split("-")[0], slice(0, min(FEW, lesson.training.stop))
+    few = slice(0, min(FEW, lesson.training.stop))
     families = same_start(fixed, on.top)
     start = min(families.values(), key=lambda levels: lesson.score(levels, few).median)
-    searched, spent = {}, 0.0
-    for (name, free), iterations in zip(LEARNED.items(), ITERATIONS[kind]):
-        search = Search(1e6, free, 3 if job.quick else iterations, MINIBATCH[kind])
-        state, seconds = timed(lambda search=search, state=searched: [*search_lesson(
-            lesson, families, search, process=on.process, state=state)][-1].state)
+    levels = job.fit["levels"]
+    fit = {"fitted": levels, "fitted_change": job.fit["d"] - table_of(lesson.plan(levels.tolist())).d}
+    for name, free in LEARNED.items():
+        search = Search(1e6, free, 3 if job.quick else ITERATIONS, 64)
+        state, seconds = timed(lambda search=search: [*search_lesson(
+            lesson, families, search, process=on.process, state=None if search.free == "levels" else fit)][-1].state)
         steps, told = steps_of_table(table_in(state)), state["told"] if free == "all" else None
         score = score_of(lesson.errors(steps, lesson.judging, change=told is not None and (
             lambda model, told=told: told_model(model, told)) or None))
-        yield name, score, seconds + (spent if free == "all" else 0.0), _way(table_in(state), told)
-        if free == "levels+coefficients":
-            searched, spent = {key: state[key] for key in SEARCHED if key in state}, seconds
+        spent = 0.0 if free == "levels" else float(job.fit["seconds"])
+        yield name, score, seconds + spent, _way(table_in(state), told)
     for name, search in BY_SOLVER.items():
         levels, seconds = timed(lambda search=search: search(lesson, on, job.steps, start))
         yield name, lesson.score(levels), seconds, None

@@ -18,7 +18,8 @@ deis and uni_pc, all of one call a step. The optimizers' budgets are small, in b
 bench/schedules_searches.py; seconds are of one thread, with others beside it. Problems and numbers of steps that are
 missing were not measured. Frechet distance: of the judge's features of {PICTURES} pictures, of other noises and
 captions, from those of true scenes, for the best stock one and the best of each that is learned. "Told levels too":
-Optimize plan's free = all, whose seconds count those of the learned plan above it, from whose fit it goes on."""
+Optimize plan's free = all. Fitted coefficients are the same for every solver of one call a step, so that the search for
+the levels to start plans from was made once for all four, and is counted in the seconds of each."""
 
 
 def tables(rows: list[Row], teachers: dict[str, float]) -> list[Table]:

@@ -68,15 +68,15 @@ def levels_of(model):
 
 def measure(model, positive, negative, cfg: float, *, what: str, latent: dict, count: int, sigmas, seed: int,
             options: dict, start, cost: int, batch: int = 0, several_prompts: str = "combined", gradients: bool = False,
-            keep: bool = False) -> tuple[dict, dict]:
+            told: bool = False, keep: bool = False) -> tuple[dict, dict]:
     """(the last state of a measurement on a MODEL, what it was measured on).
 
     start(denoise, x (count, ...), state=..., process=..., clock=...) -> Iterator[Progress] runs as a KSampler would
     run: loaded, guided, patched, with progress and preview. An interrupted run leaves what it has in folder("partial")
     and the same call goes on from there. options: whatever else the result depends on. several_prompts: 'combined', or
     'each' for one entry of `positive` after the other, one for each picture. gradients: denoise passes them, out of
-    inference mode; a model that can't is refused before anything else. keep: the result is kept in folder("cache"),
-    and the same call gives it at once.
+    inference mode; a model that can't is refused before anything else. told: denoise takes told=, the level that the
+    network is told, without gradients. keep: the result is kept in folder("cache"), and the same call gives it at once.
     """
     about = {"what": what, "model": identity(model), "patches": key_of(patches_of(model)), "cfg": cfg, "seed": seed,
              "conditioning": key_of([positive, negative]), "size": list(latent["samples"].shape[1:]),
@@ -88,7 +88,7 @@ def measure(model, positive, negative, cfg: float, *, what: str, latent: dict, c
         return read_tensors(kept)[0], about
     task = _host.measured(model, positive, negative, cfg, latent=latent, count=count, sigmas=sigmas, seed=seed,
                           start=start, partial=folder("partial") / name, about=about, cost=cost, batch=batch,
-                          each=several_prompts == "each", gradients=gradients,
+                          each=several_prompts == "each", gradients=gradients, told=told,
                           interrupted=folder(SCHEDULES) / "interrupted.safetensors")
     if keep:
         try:

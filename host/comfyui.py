@@ -130,7 +130,7 @@ class _Prompts(comfy.samplers.CFGGuider):
 
 
 def measured(model, positive, negative, cfg: float, *, latent: dict, count: int, sigmas, seed: int, each: bool,
-             gradients: bool, **measuring) -> Measuring:
+             gradients: bool, told: bool, **measuring) -> Measuring:
     """Runs a measurement (see Measuring) on `count` pictures of the latent's size, guided as a KSampler would."""
     import latent_preview
 
@@ -138,7 +138,7 @@ def measured(model, positive, negative, cfg: float, *, latent: dict, count: int,
     start = comfy.sample.prepare_noise(samples.expand(count, *samples.shape[1:]), seed)
     show = _Shown(latent_preview.prepare_callback(model, measuring["cost"]), measuring["cost"])
     sampling = None
-    if gradients:
+    if gradients or told:
         model, sampling = model.clone(), smooth(model.get_model_object("model_sampling"))
         model.add_object_patch("model_sampling", sampling)
     guider = _Prompts(model)
@@ -147,7 +147,7 @@ def measured(model, positive, negative, cfg: float, *, latent: dict, count: int,
     (guider.set_each if one_by_one else guider.set_conds)(positive, negative)
     task = Measuring(report=show, process_of=process_of, sampling=sampling,
                      clock_of=lambda model: clock_of(process_of(model), _table_of(model)),
-                     weights_of=lambda model: model.model.diffusion_model,
+                     weights_of=(lambda model: model.model.diffusion_model) if gradients else None,
                      prompts=len(positive) if one_by_one else 1, choose=guider.choose if one_by_one else None,
                      check=comfy.model_management.throw_exception_if_processing_interrupted, **measuring)
     guider.sample(start, torch.zeros_like(start), comfy.samplers.KSAMPLER(task), sigmas, disable_pbar=True, seed=seed)

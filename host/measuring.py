@@ -25,8 +25,8 @@ class Measuring:
     that a run would start from. partial: the file that holds what is measured so far, read at the start and removed at
     the end; about: what it must have been measured on to be read. report(progress) draws, and raises where the user
     interrupts, as check() does between model calls. batch: pictures in one model call, 0 all. prompts, choose,
-    sampling: see Denoiser; a sampling is there where gradients are wanted, and weights_of(model) is then the network
-    they pass. interrupted: where the best "sigmas" so far go when a run is stopped, to be loaded as they are.
+    sampling: see Denoiser. weights_of(model): where gradients are wanted, the network they pass, which needs a
+    sampling. interrupted: where the best "sigmas" so far go when a run is stopped, to be loaded as they are.
     """
 
     def __init__(self, start: Callable[..., Iterator[Progress]], *, partial: Path, about: dict, cost: int,
@@ -44,7 +44,7 @@ class Measuring:
         denoise = Denoiser(model, extra_args or {}, batch=self.batch or len(x), prompts=self.prompts,
                            choose=self.choose, sampling=self.sampling, check=self.check)
         patcher = model.inner_model.model_patcher
-        if self.sampling is None:
+        if self.weights_of is None:
             with torch.no_grad():
                 self._measure(denoise, x, patcher)
         else:

@@ -29,12 +29,12 @@ class Task(NamedTuple):
     def sigma_min(self) -> float:
         return float(host.levels_of(self.model).sigma_min)
 
-    def run(self, start, *, what: str, cost: int, options: dict, gradients: bool = False) -> tuple[dict, dict]:
-        """host.measure on `samples` noises: (the last state, what it was made for)."""
+    def run(self, start, *, what: str, cost: int, options: dict, **needs) -> tuple[dict, dict]:
+        """host.measure on `samples` noises: (the last state, what it was made for). needs: gradients or told."""
         return host.measure(
             self.model, self.positive, self.negative, self.cfg, what=what, latent=self.latent, count=self.samples,
             sigmas=self.sigmas, seed=self.start_seed, start=start, cost=cost, batch=self.batch,
-            several_prompts=self.several_prompts, options=options, gradients=gradients, keep=True)
+            several_prompts=self.several_prompts, options=options, keep=True, **needs)
 
 
 class OptimizeNode:

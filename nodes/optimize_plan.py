@@ -27,9 +27,9 @@ class OdeonOptimizePlan(OptimizeNode):
             free=CHOICE(FREE, "What is learned. all also learns which level the network is told, and needs "
                         "Conditioning sigmas behind it."),
             minutes=FLOAT(10.0, 0.1, 10000.0, "Learning stops after so many at the latest.", step=0.1),
-            iterations=INT(200, 1, 100000, "Learning steps, if there is time: 100 to 400 are usual."),
-            minibatch=INT(12, 1, 1024, "Pictures in one learning step: few make the steps follow single pictures.",
-                          advanced=True),
+            iterations=INT(200, 1, 100000, "Learning steps at most: it ends by itself where nothing is gained, "
+                           "mostly behind 5 to 20."),
+            minibatch=INT(12, 1, 1024, "Pictures learned from together: only memory depends on it.", advanced=True),
             history=INT(0, 0, 100, "Predictions of so many calls before may be used; 0 is all.", advanced=True),
             teacher_steps=INT(40, 8, 1000, "Steps of the accurate run to come near to.", advanced=True))
         return {**inputs, "optional": {"vae": SEEN_THROUGH}}
@@ -40,7 +40,7 @@ class OdeonOptimizePlan(OptimizeNode):
         families = {"yours": levels}
         if levels[-1] == 0.0:
             families |= families_for(task.model, len(levels) - 1, top=levels[0])
-        state, about = searched(task, sampler, families, Search(**given, seed=task.start_seed), what="plan",
+        state, about = searched(task, sampler, families, Search(**given), what="plan",
                                 vae=vae, options=given)
         ended = found(state, families)
         made_for = {**about, "process": process.name, "steps": len(levels) - 1}
@@ -49,7 +49,7 @@ class OdeonOptimizePlan(OptimizeNode):
         shown = self.results(ended.sigmas, made_for, report=gains(ended, "plan"),
                              curves={"learned": list(enumerate(checks)),
                                      "best schedule": [(0, before), (max(len(checks) - 1, 1), before)]},
-                             title="Distance to the teacher, on the noises learned from", x_label="check",
+                             title="Distance to the teacher, on the noises learned from", x_label="learning step",
                              y_label="median")
         sigmas, *others = shown["result"]
         told = sigmas.clone()

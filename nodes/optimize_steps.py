@@ -36,7 +36,7 @@ class OdeonOptimizeSteps(OptimizeNode):
 
     def optimize(self, task, sampler, steps, minutes, vae):
         families = families_for(task.model, steps, top=float(task.sigmas[0]))
-        state, about = searched(task, sampler, families, Search(minutes, seed=task.start_seed), what="steps", vae=vae,
+        state, about = searched(task, sampler, families, Search(minutes), what="steps", vae=vae,
                                 options={"steps": steps, "minutes": minutes})
         ended = found(state, families)
         name = ended.best_family
@@ -49,8 +49,8 @@ class OdeonOptimizeSteps(OptimizeNode):
 
 def searched(task: Task, sampler, families: dict[str, list[float]], search: Search, *, what: str, options: dict,
              vae=None) -> tuple[dict, dict]:
-    """The last state of optimize_steps on a task's model, by gradients or, where it gives none, by trial; distances are
-    those of pictures where there is a VAE to see them through."""
+    """The last state of optimize_steps on a task's model; distances are those of pictures where there is a VAE to see
+    them through."""
     trial = host.plan_for(task.model, sampler)(next(iter(families.values())))
     require_no_noise(trial)
     plan_fn, chosen = host.plan_of(sampler)
@@ -58,21 +58,16 @@ def searched(task: Task, sampler, families: dict[str, list[float]], search: Sear
     look = None if decode is None else lambda x: decode(host.as_latent(task.model, x))
     if decode is not None:
         options = {**options, "vae": decode.about}
-    arguments = {"what": what, "cost": steps_cost(families, calls_of(trial), task.samples, search.teacher_steps),
-                 "options": {"sampler": plan_fn.__name__, "sampler_options": str(sorted(chosen.items())), **options}}
 
-    def start_with(search: Search):
-        def start(denoise, x, *, state, process, clock):
-            return optimize_steps(denoise, x, families, host.student(sampler, process, clock), search,
-                                  sigma_min=task.sigma_min, process=process, look=look, state=state)
-        return start
+    def start(denoise, x, *, state, process, clock):
+        return optimize_steps(denoise, x, families, host.student(sampler, process, clock), search,
+                              sigma_min=task.sigma_min, process=process, look=look, state=state)
 
     try:
-        return task.run(start_with(search), gradients=True, **arguments)
-    except host.NoGradients:
-        if search.free == "all":
-            raise
-        return task.run(start_with(search._replace(gradients=False)), **arguments)
+        return task.run(
+            start, what=what, cost=steps_cost(families, calls_of(trial), task.samples, search.teacher_steps),
+            told=search.free == "all", options={"sampler": plan_fn.__name__,
+                                                "sampler_options": str(sorted(chosen.items())), **options})
     finally:
         if decode is not None:
             decode.give_back()

@@ -1,4 +1,4 @@
-"""Checks of LD3 and TimeTuner inside ComfyUI, run as in_comfyui.py is: `python in_comfyui_learned.py COMFYUI_ROOT`."""
+"""Checks of LD3, TimeTuner and plans inside ComfyUI, run as in_comfyui.py is: `python in_comfyui_learned.py ROOT`."""
 import functools
 import importlib
 import os
@@ -13,6 +13,7 @@ FEW = {"samples": 4, "batch": 2, "teacher_steps": 8, "cfg": 2.0, "start_seed": 1
 LD3 = {"mode": "lambda", "rounds_v1": 2, "rounds_v2": 1, "rate": 0.03, "init": "given", "loss": "latent_l2",
        "minibatch": 2, "told_rate": 0.0, "soft_radius": 0.0, "most_iterations": 0, "decouple": "off"}
 TUNER = {"order": "parallel", "iterations": 4, "rate": 0.03, "minibatch": 2}
+PLAN = {"free": "levels+coefficients", "minutes": 10.0, "iterations": 2, "minibatch": 3, "history": 0, "samples": 6}
 COARSE = torch.tensor([14.6146, 1.0, 0.0291675])  # one step to tune
 
 
@@ -40,10 +41,10 @@ def shapes_unet(precision="fp32"):
 
 
 def learn(name, model, **changes):
-    options = LD3 if name == "OdeonOptimizeLD3" else TUNER
-    more = {"sampler": defaults("OdeonSamplerUniPC")} if name == "OdeonOptimizeLD3" else {}
+    options = {"OdeonOptimizeLD3": LD3, "OdeonOptimizePlan": {**FEW, **PLAN}}.get(name, TUNER)
+    more = {} if options is TUNER else {"sampler": defaults("OdeonSamplerUniPC")}
     with torch.inference_mode():
-        return build(name, **{**options, **more, **FEW, "model": model, "positive": words("a red star on sand"),
+        return build(name, **{**FEW, **options, **more, "model": model, "positive": words("a red star on sand"),
                               "negative": words(""), "sigmas": EVEN, "latent": {"samples": torch.zeros(1, 4, 8, 8)},
                               **changes})["result"]
 
@@ -131,10 +132,33 @@ def check_time_tuner_takes_pictures_of_ones_own():
                  data={"samples": torch.ones(1, 4, 4, 4)})
 
 
+def check_plans_are_learned_in_every_precision_and_need_no_gradients():
+    rounded = shapes_unet().clone()
+    rounded.set_model_unet_function_wrapper(
+        lambda apply, given: torch.round(256.0 * apply(given["input"], given["timestep"], **given["c"])) / 256.0)
+    for model in (shapes_unet("bf16"), shapes_unet("fp16"), rounded):
+        report = unchanged(model, lambda model=model: learn("OdeonOptimizePlan", model))[2]
+        assert "Returned: the learned plan" in report, report
+    sampler, sigmas, report, *_, told = unchanged(
+        shapes_unet(), lambda: learn("OdeonOptimizePlan", shapes_unet(), free="all"))
+    assert "Returned: the learned plan" in report and len(told) == len(sigmas) == len(EVEN)
+    assert not torch.equal(told, sigmas) and told[-1] == 0.0
+
+
+def check_distances_of_a_plan_are_of_decoded_pictures_where_a_vae_shows_them():
+    model, _, vae = NODES["OdeonShapesCheckpoint"]().load("shapes-unet")
+    seen = [unchanged(model, lambda more=more: learn("OdeonOptimizePlan", model, **more))[2]
+            for more in ({}, {"vae": vae})]
+    assert all("Returned: the learned plan" in report for report in seen)
+    assert distances(seen[1], "learned") != distances(seen[0], "learned")
+    decoded = vae.decode(torch.zeros(1, 4, 8, 8))
+    assert decoded.shape == (1, 64, 64, 3) and not decoded.requires_grad
+
+
 def check_an_interruption_leaves_the_model_clean_and_goes_on():
     partial = Path(os.environ["ODEON_FOLDER"]) / "partial"
     for name, stop, fewer in (("OdeonOptimizeLD3", 60, {"rounds_v1": 1, "soft_radius": 0.001}),
-                              ("OdeonOptimizeTimeTuner", 50, {"iterations": 2})):
+                              ("OdeonOptimizeTimeTuner", 50, {"iterations": 2}), ("OdeonOptimizePlan", 120, {})):
         model, seed = shapes_unet(), {"start_seed": 77, **fewer}
         network, calls = model.model.diffusion_model, []
         forward = network.forward
@@ -164,7 +188,8 @@ def check_an_interruption_leaves_the_model_clean_and_goes_on():
         for kept in (Path(os.environ["ODEON_FOLDER"]) / "cache").glob("*.safetensors"):
             kept.unlink()
         whole = learn(name, model, **seed)
-        assert torch.equal(resumed[0], whole[0]) and torch.equal(resumed[4], whole[4]) and resumed[1] == whole[1]
+        for a, b in zip(resumed, whole):
+            assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b or not isinstance(a, str)
 
 
 def check_models_without_gradients_are_refused():

@@ -4,13 +4,14 @@ import json
 import pytest
 
 from odeon.bench import schedules
-from odeon.bench.schedules import Job, Row, best_places, best_stock, measure_job
+from odeon.bench.schedules import Job, Row, best_places, best_stock, fit_of, measure_job
 from odeon.bench.schedules_page import cells_of, frechet_lines, plotted
 from odeon.bench.schedules_problems import frechet_of, problem
 from odeon.bench.schedules_searches import BY_SOLVER, EULER_ONLY, SHARED
 from odeon.samplers.ddim import plan_ddim
 from odeon.samplers.table import table_of
 from odeon.schedules.classic import classic_sigmas
+from odeon.schedules.optimize.fitted_levels import FittedLevels
 from odeon.schedules.optimize.teacher import Score
 
 SOLVERS = ("UniPC 3", "Euler")
@@ -24,8 +25,24 @@ def rows():
     assert error < 1e-4
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schedules, "problem", lambda name: few)
+        fit = fit_of(Job("exact-ve", 5, "", targets))
         return [row for solver in ("", *SOLVERS)
-                for row in measure_job(Job("exact-ve", 5, solver, targets, quick=True))]
+                for row in measure_job(Job("exact-ve", 5, solver, targets, fit, quick=True))]
+
+
+@pytest.mark.parametrize("name", ["exact-ve", "exact-flow"])
+def test_fitted_coefficients_are_the_same_for_every_solver(name):
+    on = problem(name)
+    on = on._replace(x=on.x[:24], held=8)
+    lessons = [on.lesson(lambda sigmas, plan=plan: plan(sigmas, on), on.targets()[0])
+               for plan in schedules.SOLVERS.values()]
+    levels = classic_sigmas("simple", on.levels, 5).tolist()
+    tables = []
+    for lesson in lessons:
+        change = FittedLevels(lesson, on.top, levels[-2], process=on.process).fitted(levels)[1]
+        tables.append(table_of(lesson.plan(levels))._replace(d=table_of(lesson.plan(levels)).d + change))
+    for table in tables[1:]:
+        assert (table.d - tables[0].d).abs().max() < 1e-3 and (table.x - tables[0].x).abs().max() < 1e-12
 
 
 def test_every_optimizer_has_a_row_for_every_solver(rows):

@@ -189,19 +189,19 @@ def patches_of(model: Model) -> list:
 
 
 def measured(model: Model, positive: list, negative: list, cfg: float, *, latent: dict, count: int, sigmas, seed: int,
-             each: bool, gradients: bool, **measuring) -> Measuring:
+             each: bool, gradients: bool, told: bool, **measuring) -> Measuring:
     """Runs a measurement (see Measuring) on `count` pictures of the latent's size, guided as a KSampler would."""
     samples = model.fix_empty_latent_channels(latent["samples"])[:1]
     start = Noise(seed).generate_noise({"samples": samples.expand(count, *samples.shape[1:])})
     sampling = None
-    if gradients:
+    if gradients or told:
         model, sampling = model.clone(), smooth(model.model_sampling.levels)
         model.model_sampling = ModelSampling(model.model_sampling.prediction, sampling)
     guider = Guider(model, positive, negative, cfg)
     one_by_one = each and len(positive) > 1
     task = Measuring(report=lambda progress: current().progress(progress.done, progress.total),
                      process_of=process_of, clock_of=lambda model: clock_of(process_of(model), _table_of(model)),
-                     sampling=sampling, weights_of=lambda model: model.network,
+                     sampling=sampling, weights_of=(lambda model: model.network) if gradients else None,
                      prompts=len(positive) if one_by_one else 1,
                      choose=(lambda prompt: setattr(guider, "positive", positive[prompt:prompt + 1]))
                      if one_by_one else None, **measuring)

@@ -9,16 +9,16 @@ from ...measure.dc_ratios import teacher_states
 from ...measure.progress import Progress
 from ...samplers.linear import Step
 from ...samplers.process import FLOW, VE, Process
-from ...samplers.table import steps_of_table, table_of
+from ...samplers.table import Table, steps_of_table, table_of
 from ..power import power_sigmas
-from .fit import changes_of
-from .plan import FLOOR, PlanLesson, split
+from .plan import FLOOR, PlanLesson, training_items
 from .teacher import Lesson, teacher_levels
 
 KNOTS = 36  # levels of the accurate run between which its states are read
 NOISES = 16  # that a fit is made on, and as many others that it is judged on
 LAST = {VE: (0.06, 0.12, 0.2, 0.3, 0.45), FLOW: (0.02, 0.05, 0.1, 0.2, 0.3)}  # levels to take the last step from
 RHOS = (3.0, 7.0, 100.0)  # 100 is even in log sigma, nearly
+RIDGE = 1e-6  # of the mean square of a row's differences, so that nearly equal predictions share their weight
 REACH = (0.3, 0.1)  # of trials, in the log of a step of -log sigma: the first, and the least
 
 
@@ -30,14 +30,15 @@ def power_starts(top: float, steps: int, process: Process = VE) -> list[list[flo
 
 
 class FittedLevels:
-    """What a plan on some levels is worth once its coefficients are fitted to them, as fit_rows does, on NOISES noises.
+    """What a plan on some levels is worth once its coefficients are fitted to them (changes_of), on NOISES noises.
 
     The states that coefficients are fitted to are read off one accurate run, by cubic splines in log sigma.
     """
 
     def __init__(self, lesson: Lesson, top: float, low: float, *, process: Process = VE):
-        fitting, choosing = split(lesson)
-        self.lesson, self.fitting, self.choosing = lesson, fitting[:NOISES], choosing[:NOISES]
+        items = training_items(lesson)
+        cut = len(items) - max(len(items) // 3, 1)
+        self.lesson, self.fitting, self.choosing = lesson, items[:cut][:NOISES], items[cut:][:NOISES]
         self.knots = teacher_levels([top, 0.0], KNOTS + 1, sigma_min=low, process=process)[:-1]
         model, x = lesson.model_of(self.fitting), lesson.x[self.fitting]
         *_, last = teacher_states(model, x, self.knots, steps=len(self.knots) - 1, process=process,
@@ -62,12 +63,13 @@ class FittedLevels:
         return steps_of_table(table._replace(d=table.d + change), levels[-1]), change
 
     @torch.no_grad()
-    def distance(self, levels: list[float]) -> float:
-        """Mean log of the distances to the teacher on the other noises; infinite below the last knot."""
+    def distance(self, levels: list[float]) -> tuple[float, Tensor | None]:
+        """Mean log of the distances to the teacher on the other noises, and the changes of the coefficients; infinite
+        below the last knot."""
         if any(0.0 < level < self.knots[-1] for level in levels):
-            return math.inf
-        steps, _ = self.fitted(levels)
-        return float((self.lesson.errors(steps, self.choosing) + FLOOR).log().mean())
+            return math.inf, None
+        steps, change = self.fitted(levels)
+        return float((self.lesson.errors(steps, self.choosing) + FLOOR).log().mean()), change
 
 
 def search_fitted_levels(lesson: Lesson, starts: list[list[float]], *, process: Process = VE,
@@ -75,9 +77,10 @@ def search_fitted_levels(lesson: Lesson, starts: list[list[float]], *, process: 
                          ) -> Iterator[Progress]:
     """state["levels"], those whose fitted plan ends nearest: the best of `starts`, all with the same first and last
     level, then one step of it after the other made longer or shorter, by less once nothing helps, until() says so.
+    state["change"]: of its coefficients, once a start was tried.
 
-    A Progress first and after every trial, resumable behind it. Needs no gradients. Each trial costs the
-    calls of two runs on NOISES noises. What a schedule is worth to a fitted plan and as it is have little in common.
+    A Progress first and after every trial, resumable behind it. Each trial costs the calls of two runs on NOISES
+    noises. What a schedule is worth to a fitted plan and as it is have little in common.
     """
     low = min(level for levels in starts for level in levels if level > 0.0)
     judge, kept = FittedLevels(lesson, starts[0][0], low, process=process), dict(state or {})
@@ -90,9 +93,10 @@ def search_fitted_levels(lesson: Lesson, starts: list[list[float]], *, process: 
 
     yield progress()
     while tried < len(starts) and not until():
-        found = judge.distance(starts[tried])
+        found, change = judge.distance(starts[tried])
         if found < best:
-            best, kept["levels"] = found, torch.tensor(starts[tried], dtype=torch.float64)
+            best = found
+            kept |= {"levels": torch.tensor(starts[tried], dtype=torch.float64), "change": change}
         tried += 1
         yield progress()
     student = PlanLesson(lesson, kept["levels"].tolist(), process=process)
@@ -103,12 +107,53 @@ def search_fitted_levels(lesson: Lesson, starts: list[list[float]], *, process: 
         place, way = trials[(tried - len(starts)) % len(trials)]
         trial = theta.clone()
         trial[place] += way * reach
-        found = judge.distance(student.sigmas(trial).tolist())
+        found, change = judge.distance(student.sigmas(trial).tolist())
         tried, since = tried + 1, since + 1
         if found < best:
             best, theta, since = found, trial, 0
-            kept["levels"] = student.sigmas(theta)
+            kept |= {"levels": student.sigmas(theta), "change": change}
         elif since == len(trials):
             reach, since = reach / 2.0, 0
         kept |= {"theta": theta, "reach": torch.tensor(reach, dtype=torch.float64), "since": torch.tensor(since)}
         yield progress()
+
+
+@torch.no_grad()
+def changes_of(model: Callable, x: Tensor, table: Table, wanted: dict[float, Tensor], ends: Tensor) -> Tensor:
+    """Zero-sum changes (M + 1, M) of every row of a table, for the least distance of each model call's state from
+    `wanted` at its level, and of the end from `ends`. Calls at other levels stay as the table has them.
+
+    The distance is weighed by one over each noise's own, so that the few that end elsewhere do not rule. Rows are taken
+    in turn, each on the states that the changed rows before it lead to: a fit takes the calls of one run.
+    Source: own; the least squares of one step are those of improved integration approximation, arXiv 2304.11328.
+    """
+    change, found = torch.zeros_like(table.d), []
+    levels = table.levels.tolist()
+    for row in range(len(table.x)):
+        state = float(table.x[row]) * x
+        for coef, denoised in zip(table.d[row].tolist(), found):
+            state = state + coef * denoised
+        goal = ends if row == len(levels) else wanted.get(levels[row])
+        if goal is not None and len(found) > 1:
+            weights = _least_squares([value - found[0] for value in found[1:]], goal.to(x) - state)
+            weights = torch.cat([-weights.sum()[None], weights])
+            change[row, :len(found)] = weights
+            for weight, denoised in zip(weights.tolist(), found):
+                state = state + weight * denoised
+        if row < len(levels):
+            found.append(model(state, levels[row]).to(x))
+    return change
+
+
+def _least_squares(basis: list[Tensor], missing: Tensor) -> Tensor:
+    """Weights of basis nearest to missing, every item weighed by one over what it is off with the weights before."""
+    columns = torch.stack([value.cpu().double().flatten(1) for value in basis], -1)
+    goal = missing.cpu().double().flatten(1)
+    left = torch.ones_like(goal)
+    for _ in range(4):
+        share = 1.0 / (left.square().mean(1) + 1e-2 * left.square().mean() + 1e-12)
+        gram = torch.einsum("bni,bnj,b->ij", columns, columns, share)
+        gram = gram + (RIDGE * gram.diagonal().mean() + 1e-30) * torch.eye(len(gram), dtype=gram.dtype)
+        weights = torch.linalg.solve(gram, torch.einsum("bni,bn,b->i", columns, goal, share))
+        left = goal - columns @ weights
+    return weights

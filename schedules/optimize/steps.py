@@ -10,14 +10,14 @@ from torch import Tensor
 from ...measure.progress import Progress
 from ...samplers.process import VE, Process
 from ...samplers.table import Table, steps_of_table, table_of
-from .fit import fit_rows
 from .fitted_levels import power_starts, search_fitted_levels
-from .plan import PlanLesson, learn_plan, split, told_model
+from .plan import learn_plan, told_model
 from .teacher import Lesson, Plan, Score, score_of, taught, teacher_cost
 
 FEW = 8  # noises that every family is tried on, before the best few are on all
-FINE = 40  # steps of the accurate run that coefficients are fitted to
 HEATS, APART = 5, 0.4  # schedules that levels are learned from for a while, and how far apart in log sigma they are
+HEAT_NOISES, HEAT_NUMBERS = 16, 1024  # that they are learned on: so many noises, or more if a latent has few numbers
+HEAT_ITERATIONS, HEAT_LITTLE = 20, 0.01  # and how far
 
 
 class Found(NamedTuple):
@@ -36,16 +36,14 @@ class Found(NamedTuple):
 
 
 class Search(NamedTuple):
-    """How to search. minutes: for everything; free, iterations, history: see learn_plan; teacher_steps: 0 takes what
-    a third of the time allows; gradients: False where the model gives none."""
+    """How to search. minutes: for everything; free, iterations, minibatch, history: see learn_plan; teacher_steps: 0
+    takes what a third of the time allows."""
     minutes: float
     free: str = "levels"
     iterations: int = 400
     minibatch: int = 12
     history: int = 0
     teacher_steps: int = 0
-    gradients: bool = True
-    seed: int = 0
 
 
 def optimize_steps(model: Callable, x: Tensor, families: dict[str, list[float]], plan: Plan, search: Search, *,
@@ -54,10 +52,10 @@ def optimize_steps(model: Callable, x: Tensor, families: dict[str, list[float]],
     """Levels for `plan`, or a plan of its own, never worse on held-back noises than `plan` on the best of `families`.
 
     x (B, ...) at the first level that the families share; the last third is held back. First the teacher; then every
-    family is tried on FEW noises and the best three on all; then levels are learned from the best start, by gradients
-    (learn_plan) or, where there are none, by trial on the same noises. Where search.free has coefficients, levels are
-    found by what their fitted coefficients are worth (search_fitted_levels), in half of the time at most; learning goes
-    on with both from there. `found` reads the last state. Without a fixed teacher_steps a third of the time goes to the
+    family is tried on FEW noises and the best three on all; then levels are learned (learn_plan) from the best start.
+    Where search.free has coefficients, levels are found by what their fitted coefficients are worth
+    (search_fitted_levels), in half of the time at most; learning goes on with both from there. No gradients are needed.
+    `found` reads the last state. Without a fixed teacher_steps a third of the time goes to the
     teacher. Progress is of the time.
     look: see Lesson.
     """
@@ -119,9 +117,10 @@ def search_lesson(lesson: Lesson, families: dict[str, list[float]], search: Sear
             yield progress._replace(state=dict(kept))
         start = kept["fitted"].tolist()
     if len(start) > 2:
-        search = search._replace(minutes=search.minutes - (time.monotonic() - begun) / 60.0)
-        learning = _learned if search.gradients else _climbed if search.free == "levels" else _fit_alone
-        for progress in learning(lesson, start, search, process, kept):
+        for progress in learn_plan(
+                lesson, start, free=search.free, iterations=search.iterations, minibatch=search.minibatch,
+                history=search.history, minutes=search.minutes - (time.monotonic() - begun) / 60.0,
+                change=kept.get("fitted_change"), process=process, state=kept):
             kept.update(progress.state)
             yield progress._replace(state=dict(kept))
         kept["learned"] = torch.tensor(_scores(lesson, kept), dtype=torch.float64)
@@ -133,8 +132,8 @@ def search_lesson(lesson: Lesson, families: dict[str, list[float]], search: Sear
 
 def _heats(lesson: Lesson, starts: list[list[float]], search: Search, process: Process, state: dict[str, Tensor]
            ) -> Iterator[Progress]:
-    """"start": of a few unlike schedules the one whose levels, learned for a short while, end nearest: where learning
-    ends has little to do with how near a schedule is as it is. Where there are no gradients, the nearest as it is."""
+    """"start": of a few unlike schedules the one whose levels, learned for a short while on some of the noises, end
+    nearest: where learning ends has little to do with how near a schedule is as it is."""
     begun, few = time.monotonic(), slice(0, min(FEW, lesson.training.stop))
     if "heats" not in state:
         plain = torch.tensor([lesson.score(levels, few).median if time.monotonic() < begun + 6.0 * search.minutes
@@ -143,18 +142,17 @@ def _heats(lesson: Lesson, starts: list[list[float]], search: Search, process: P
         state = {**state, "heats": torch.tensor(chosen, dtype=torch.float64), "heat": torch.tensor(0),
                  "start": torch.tensor(chosen[0], dtype=torch.float64)}
         yield _progress(lesson, state)
-    heats = state["heats"] if search.gradients else state["heats"][:0]
-    for place in range(int(state["heat"]), len(heats)):
+    noises = max(HEAT_NOISES, HEAT_NUMBERS // lesson.x[0].numel())
+    for place in range(int(state["heat"]), len(state["heats"])):
         left = 0.3 * search.minutes - (time.monotonic() - begun) / 60.0
         if left < 0.0:
             break
-        *_, last = learn_plan(lesson, heats[place].tolist(), free="levels", check_every=10**6, minutes=left,
-                              iterations=max(search.iterations // 10, 5), minibatch=search.minibatch,
-                              seed=search.seed, process=process)
-        found = last.state["losses"].min()
+        *_, last = learn_plan(lesson, state["heats"][place].tolist(), free="levels", few=noises, minutes=left,
+                              iterations=min(search.iterations, HEAT_ITERATIONS), minibatch=search.minibatch,
+                              little=HEAT_LITTLE, process=process)
         state = {**state, "heat": torch.tensor(place + 1)}
-        if found < state.get("heat_loss", math.inf):
-            state |= {"heat_loss": found, "start": last.state["sigmas"]}
+        if last.state["loss"] < state.get("heat_loss", math.inf):
+            state |= {"heat_loss": last.state["loss"], "start": last.state["sigmas"]}
         yield _progress(lesson, state)
 
 
@@ -181,26 +179,16 @@ def _distinct(families: dict[str, list[float]], few: Tensor) -> list[list[float]
 
 def _fitted(lesson: Lesson, starts: list[list[float]], process: Process, state: dict[str, Tensor], *, until: float
             ) -> Iterator[Progress]:
-    """"fitted", the levels whose fitted plan ends nearest, and "fitted_change", its fit on all noises to fit."""
-    if "fitted_change" in state:
+    """"fitted", the levels whose fitted plan ends nearest, and "fitted_change", of its coefficients."""
+    if "fitted" in state:
         return
     within = {name.removeprefix("fit."): value for name, value in state.items() if name.startswith("fit.")}
     for progress in search_fitted_levels(lesson, starts, process=process, until=lambda: time.monotonic() > until,
                                          state=within):
         within = progress.state
         yield _progress(lesson, {**state, **{f"fit.{name}": value for name, value in within.items()}})
-    levels = within["levels"]
-    *_, last = fit_rows(lesson, levels.tolist(), split(lesson)[0], fine_steps=FINE, process=process)
-    yield _progress(lesson, {**state, "fitted": levels, "fit_loss": within["distance"].exp(),
-                             "fitted_change": last.state["change"]})
-
-
-def _fit_alone(lesson: Lesson, start: list[float], search: Search, process: Process, state: dict[str, Tensor]
-               ) -> Iterator[Progress]:
-    """The fitted plan as it is, where there are no gradients to go on with."""
-    found = _of_plan(lesson, start)
-    yield _progress(lesson, {**found, "d": found["d"] + state["fitted_change"],
-                             "losses": state["fit_loss"].reshape(1)})
+    found = {f"fitted{'_change' * (name == 'change')}": within[name] for name in ("levels", "change") if name in within}
+    yield _progress(lesson, {**state, **found})
 
 
 def _of_plan(lesson: Lesson, levels: list[float]) -> dict[str, Tensor]:
@@ -225,53 +213,6 @@ def table_in(state: dict[str, Tensor]) -> Table:
 
 def _progress(lesson: Lesson, state: dict[str, Tensor]) -> Progress:
     return Progress(lesson.calls, lesson.calls + 1, dict(state))
-
-
-def _learned(lesson: Lesson, start: list[float], search: Search, process: Process, state: dict[str, Tensor]
-             ) -> Iterator[Progress]:
-    """learn_plan, with as many iterations as the time allows, found out on a first one."""
-    if "iterations" not in state:
-        student, begun = PlanLesson(lesson, start, process=process), time.monotonic()
-        student.gradients(student.numbers, list(range(min(search.minibatch, lesson.training.stop))))
-        took = time.monotonic() - begun
-        affordable = min(int(51.0 * search.minutes / took), search.iterations)
-        state = {**state, "iterations": torch.tensor(max(affordable, 1))}
-    count = int(state["iterations"])
-    for progress in learn_plan(lesson, start, free=search.free, iterations=count, minibatch=search.minibatch,
-                               history=search.history, check_every=max(count // 12, 1), minutes=search.minutes,
-                               seed=search.seed, change=state.get("fitted_change"), process=process, state=state):
-        yield progress._replace(state={**progress.state, "iterations": torch.tensor(count)})
-
-
-def _climbed(lesson: Lesson, start: list[float], search: Search, process: Process, state: dict[str, Tensor]
-             ) -> Iterator[Progress]:
-    """Levels by trial: one step of the schedule after the other made longer or shorter, kept where the median distance
-    on the training noises falls, by less once nothing helps."""
-    student, begun = PlanLesson(lesson, start, process=process), time.monotonic()
-
-    def median(theta: Tensor) -> float:
-        return lesson.score(student.sigmas(theta).tolist(), lesson.training).median
-
-    theta = state.get("theta", student.numbers.theta)
-    losses = state["losses"].tolist() if "losses" in state else [median(theta)]
-    reach = float(state.get("reach", 0.25))
-    while reach > 0.02:
-        moved = False
-        for place in range(len(theta)):
-            for way in (reach, -reach):
-                trial = theta.clone()
-                trial[place] += way
-                distance = median(trial)
-                if distance < losses[-1]:
-                    theta, moved = trial, True
-                    losses.append(distance)
-                    break
-            yield Progress(lesson.calls, lesson.calls + 1, {
-                "theta": theta, "reach": torch.tensor(reach), "losses": torch.tensor(losses, dtype=torch.float64),
-                **_of_plan(lesson, student.sigmas(theta).tolist())}, losses=tuple(losses))
-            if time.monotonic() - begun > 60.0 * search.minutes:
-                return
-        reach = reach if moved else reach / 2.0
 
 
 def found(state: dict[str, Tensor], families: dict[str, list[float]]) -> Found:
