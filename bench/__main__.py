@@ -104,7 +104,8 @@ def schedules(
 
 @app.command()
 def learned(
-    what: Annotated[list[str] | None, typer.Argument(help="ld3, time_tuner, shapes, memory; all without one.")] = None,
+    what: Annotated[list[str] | None, typer.Argument(help="ld3, time_tuner, shapes, memory; all four without one. "
+                                              "shipped: makes the schedules of models/schedules again.")] = None,
     solver: Annotated[str, typer.Option(help="ld3: only solvers with this in their name.")] = "",
     hard: Annotated[bool, typer.Option(help="ld3: hold the noises, as the recorded runs with radius 0.")] = False,
     noises: Annotated[int, typer.Option(help="ld3: half to learn from, half to choose by; 200 as recorded.")] = 200,
@@ -115,8 +116,8 @@ def learned(
     shown = Console(width=None if sys.stdout.isatty() else 160)
     made = {"ld3": lambda: found.ld3_table(solver, hard=hard, noises=noises),
             "time_tuner": lambda: [found.tuner_table()], "shapes": found.shapes_reports,
-            "memory": lambda: [found.memory_table()]}
-    for name in what or made:
+            "memory": lambda: [found.memory_table()], "shipped": found.shipped}
+    for name in what or list(made)[:4]:
         if name not in made:
             raise typer.BadParameter(f"WHAT must be one of {', '.join(made)}, got {name}")
         for table in made[name]():

@@ -1,4 +1,4 @@
-"""What LD3 and TimeTuner learn on the exact mixture, beside what was recorded of the authors' code; LD3's memory."""
+"""What LD3 and TimeTuner learn beside what was recorded of the authors' code; LD3's memory; the schedules shipped."""
 import json
 import os
 import resource
@@ -13,6 +13,7 @@ from rich.table import Table
 from torch import Tensor
 
 from ..host.embedded.core_sampling import model_sigmas
+from ..measure.kept import SCHEDULE_FOLDER
 from ..samplers.ddim import plan_ddim
 from ..samplers.dpm_solver_pp import plan_dpm_solver_pp
 from ..samplers.pndm import plan_pndm
@@ -179,24 +180,57 @@ def learn_once(steps: int, pictures: int = 4) -> None:
 def shapes_reports() -> Iterator[str]:
     """What the two nodes say of shapes-unet and shapes-dit, as they come from the menu but for fewer iterations."""
     from ..nodes.optimize_learned import OdeonOptimizeLD3, OdeonOptimizeTimeTuner
-    from ..nodes.samplers import OdeonSamplerUniPC
-    from .shapes import captions_of, load
 
-    os.environ["ODEON_FOLDER"] = tempfile.mkdtemp()
-    unipc = OdeonSamplerUniPC().build(**defaults(OdeonSamplerUniPC))[0]
+    unipc = _unipc()
     asked = {OdeonOptimizeLD3: ({"sampler": unipc}, {"sampler": unipc, "decouple": "label_only"}),
              OdeonOptimizeTimeTuner: ({"iterations": 25, "rate": 0.02, "samples": 18},)}
     for name, scheduler in (("shapes-unet", "normal"), ("shapes-dit", "simple")):
-        model, clip, _ = load(name)
-        positive = [entry for words in captions_of((1, 2, 3), 3)
-                    for entry in clip.encode_from_tokens_scheduled(clip.tokenize(words))]
-        shared = {"model": model, "positive": positive, "latent": {"samples": torch.zeros(1, 4, 16, 16)},
-                  "negative": clip.encode_from_tokens_scheduled(clip.tokenize("")),
-                  "sigmas": model_sigmas(model, scheduler, 6)}
+        shared = _asked_of(name, 3)
+        shared["sigmas"] = model_sigmas(shared["model"], scheduler, 6)
         for node, choices in asked.items():
             for more in choices:
                 report = node().run(**{**defaults(node), **shared, **more})["result"][1]
                 yield f"{name}, 6 {scheduler} steps, {node.TITLE}, {more.get('decouple', '')}\n{report}\n"
+
+
+def shipped(minutes: float = 10.0) -> Iterator[str]:
+    """Learns the steps and plans that come with the pack, for 6 calls of UniPC at CFG 3, into models/schedules."""
+    from ..nodes.optimize_plan import OdeonOptimizePlan
+    from ..nodes.optimize_steps import OdeonOptimizeSteps
+    from ..nodes.schedules_files import OdeonSavePlan, OdeonSaveSigmas
+
+    unipc, folder = _unipc(), Path(os.environ["ODEON_FOLDER"]) / "odeon_schedules"
+    for name in ("shapes-unet", "shapes-dit"):
+        shared = {**_asked_of(name, 12), "sampler": unipc, "samples": 48, "batch": 16, "minutes": minutes}
+        sigmas, report, _, about = OdeonOptimizeSteps().run(**{**defaults(OdeonOptimizeSteps), **shared, "steps": 6})[
+            "result"]
+        OdeonSaveSigmas().save(sigmas, f"{name}-6", about)
+        yield f"{name}-6\n{report}\n"
+        shared |= {"sigmas": model_sigmas(shared["model"], "simple", 6), "teacher_steps": 60}
+        sampler, _, report, *_ = OdeonOptimizePlan().run(**{**defaults(OdeonOptimizePlan), **shared})["result"]
+        OdeonSavePlan().save(sampler, f"{name}-plan-6")
+        yield f"{name}-plan-6\n{report}\n"
+        for made in (f"{name}-6", f"{name}-plan-6"):
+            (SCHEDULE_FOLDER / f"{made}.safetensors").write_bytes((folder / f"{made}.safetensors").read_bytes())
+
+
+def _unipc():
+    """The SAMPLER as it comes from the menu; what nodes keep goes into a folder of its own."""
+    from ..nodes.samplers import OdeonSamplerUniPC
+
+    os.environ["ODEON_FOLDER"] = tempfile.mkdtemp()
+    return OdeonSamplerUniPC().build(**defaults(OdeonSamplerUniPC))[0]
+
+
+def _asked_of(name: str, count: int) -> dict:
+    """A Shapes model, so many held-out captions and an empty latent, as inputs of an optimizer."""
+    from .shapes import captions_of, load
+
+    model, clip, _ = load(name)
+    positive = [entry for words in captions_of((1, 2, 3), count)
+                for entry in clip.encode_from_tokens_scheduled(clip.tokenize(words))]
+    return {"model": model, "positive": positive, "latent": {"samples": torch.zeros(1, 4, 16, 16)},
+            "negative": clip.encode_from_tokens_scheduled(clip.tokenize(""))}
 
 
 def defaults(node) -> dict:

@@ -53,9 +53,10 @@ ITERATIONS = 400  # of learning at most; it ends by itself long before
 
 
 class Row(NamedTuple):
-    """One figure. kind: 'stock', 'table', 'search' or 'learned'; seconds: what finding it took; run: levels, x, d of
-    the table of the plan that was run, and the logarithms of the levels told if they are others; frechet: how far the
-    judge's features of pictures so made are from true ones', of the best rows on a Shapes model."""
+    """One figure. kind: 'stock', 'table', 'search' or 'learned'; seconds, calls: what finding it took, calls of one
+    picture each; run: levels, x, d of the table of the plan that was run, and the logarithms of the levels told if they
+    are others; frechet: how far the judge's features of pictures so made are from true ones', of the best rows on a
+    Shapes model."""
     problem: str
     steps: int
     solver: str
@@ -65,6 +66,7 @@ class Row(NamedTuple):
     seconds: float = 0.0
     run: tuple[list, list, list, list | None] | None = None
     frechet: float | None = None
+    calls: int = 0
 
 
 class Job(NamedTuple):
@@ -149,16 +151,16 @@ def _kept_fit(job: Job, folder: Path | None) -> dict[str, Tensor]:
 def fit_of(job: Job) -> dict[str, Tensor]:
     """What every learned plan of a problem and number of steps starts from: the "levels" whose fitted plan ends nearest
     and its coefficients "d" (M + 1, M), the same for every solver of one call a step, whose own are fitted over; and
-    the "seconds" it took."""
+    its "cost", seconds and calls."""
     torch.set_num_threads(1)
     on = problem(job.problem)
     lesson = on.lesson(lambda sigmas: SOLVERS["Euler"](sigmas, on), job.targets)
     starts = [*same_start(stock_levels(on, job.steps) | table_levels(on, job.steps), on.top).values(),
               *power_starts(on.top, job.steps, on.process)]
-    found, seconds = timed(lambda: [*search_fitted_levels(lesson, starts[:4] if job.quick else starts,
-                                                          process=on.process)][-1].state)
+    found, *cost = timed(on, lambda: [*search_fitted_levels(lesson, starts[:4] if job.quick else starts,
+                                                            process=on.process)][-1].state)
     table = table_of(lesson.plan(found["levels"].tolist()))
-    return {"levels": found["levels"], "d": table.d + found["change"], "seconds": torch.tensor(seconds)}
+    return {"levels": found["levels"], "d": table.d + found["change"], "cost": torch.tensor(cost, dtype=torch.float64)}
 
 
 def measure_job(job: Job) -> list[Row]:
@@ -177,10 +179,10 @@ def measure_job(job: Job) -> list[Row]:
     rows += [_row(job, lesson, name, levels, "stock") for name, levels in stock.items()]
     rows += [_row(job, lesson, name, levels, "table") for name, levels in tables.items()]
     for name, search in SHARED.items():
-        levels, seconds = timed(lambda search=search: search(on, job.steps, job.targets))
-        rows.append(_row(job, lesson, name, levels, "search")._replace(seconds=seconds))
-    for name, score, seconds, way in learned(lesson, on, job, stock | tables):
-        rows.append(Row(job.problem, job.steps, job.solver, name, "learned", score, seconds, way))
+        levels, *cost = timed(on, lambda search=search: search(on, job.steps, job.targets))
+        rows.append(_row(job, lesson, name, levels, "search")._replace(seconds=cost[0], calls=cost[1]))
+    for name, score, (seconds, calls), way in learned(lesson, on, job, stock | tables):
+        rows.append(Row(job.problem, job.steps, job.solver, name, "learned", score, seconds, way, None, calls))
     return rows
 
 
@@ -240,15 +242,16 @@ def table_levels(on: Problem, steps: int) -> dict[str, list[float]]:
     return {"AYS table": align_your_steps_sigmas(steps).tolist(), "GITS table": gits_sigmas(steps).tolist()}
 
 
-def timed(make: Callable):
-    begun = time.perf_counter()
-    return make(), time.perf_counter() - begun
+def timed(on: Problem, make: Callable):
+    """What make() gives, the seconds it took, and the calls of the problem's model."""
+    begun, before = time.perf_counter(), on.model.pictures[0]
+    return make(), time.perf_counter() - begun, on.model.pictures[0] - before
 
 
 def learned(lesson: Lesson, on: Problem, job: Job, fixed: dict[str, list[float]]
-            ) -> Iterator[tuple[str, Score, float, tuple | None]]:
-    """(name, score, seconds, the run of what is in LEARNED): levels, and plans, learned for the job's solver from the
-    best fixed schedule on its training noises."""
+            ) -> Iterator[tuple[str, Score, list[float], tuple | None]]:
+    """(name, score, seconds and calls, the run of what is in LEARNED): levels, and plans, learned for the job's solver
+    from the best fixed schedule on its training noises."""
     few = slice(0, min(FEW, lesson.training.stop))
     families = same_start(fixed, on.top)
     start = min(families.values(), key=lambda levels: lesson.score(levels, few).median)
@@ -256,18 +259,20 @@ def learned(lesson: Lesson, on: Problem, job: Job, fixed: dict[str, list[float]]
     fit = {"fitted": levels, "fitted_change": job.fit["d"] - table_of(lesson.plan(levels.tolist())).d}
     for name, free in LEARNED.items():
         search = Search(1e6, free, 3 if job.quick else ITERATIONS, 64)
-        state, seconds = timed(lambda search=search: [*search_lesson(
+        state, *cost = timed(on, lambda search=search: [*search_lesson(
             lesson, families, search, process=on.process, state=None if search.free == "levels" else fit)][-1].state)
         steps, told = steps_of_table(table_in(state)), state["told"] if free == "all" else None
         score = score_of(lesson.errors(steps, lesson.judging, change=told is not None and (
             lambda model, told=told: told_model(model, told)) or None))
-        spent = 0.0 if free == "levels" else float(job.fit["seconds"])
-        yield name, score, seconds + spent, _way(table_in(state), told)
+        if free != "levels":
+            cost = [one + more for one, more in zip(cost, job.fit["cost"].tolist())]
+        yield name, score, cost, _way(table_in(state), told)
     for name, search in BY_SOLVER.items():
-        levels, seconds = timed(lambda search=search: search(lesson, on, job.steps, start))
-        yield name, lesson.score(levels), seconds, None
+        levels, *cost = timed(on, lambda search=search: search(lesson, on, job.steps, start))
+        yield name, lesson.score(levels), cost, None
     for name, search in EULER_ONLY.items() if job.solver == "Euler" else ():
-        yield name, *timed(lambda search=search: search(lesson, on, job.steps, start)), None
+        score, *cost = timed(on, lambda search=search: search(lesson, on, job.steps, start))
+        yield name, score, cost, None
 
 
 def best_stock(rows: list[Row], name: str, steps: int) -> Row:

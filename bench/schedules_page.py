@@ -15,7 +15,8 @@ the same noise; median / mean over {EXACT[1]} or {SHAPES[1]} noises that nothing
 {EXACT[0]} or {SHAPES[0]} in all. Each Shapes noise has a caption of its own. Single noises that end in another picture
 rule the means. "Best stock": the least median of ComfyUI's nine schedulers with euler, dpmpp_2m, res_multistep, ipndm,
 deis and uni_pc, all of one call a step. The optimizers' budgets are small, in bench/schedules.py and
-bench/schedules_searches.py; seconds are of one thread, with others beside it. Problems and numbers of steps that are
+bench/schedules_searches.py; seconds are of one thread, with others beside it; calls are of one picture
+each, guidance and all, the most of the four solvers. Problems and numbers of steps that are
 missing were not measured. Frechet distance: of the judge's features of {PICTURES} pictures, of other noises and
 captions, from those of true scenes, for the best stock one and the best of each that is learned. "Told levels too":
 Optimize plan's free = all. Fitted coefficients are the same for every solver of one call a step, so that the search for
@@ -27,7 +28,7 @@ def tables(rows: list[Row], teachers: dict[str, float]) -> list[Table]:
     found = []
     for name, steps in dict.fromkeys((row.problem, row.steps) for row in rows):
         best = best_stock(rows, name, steps)
-        table = Table("schedule", *SOLVERS, "seconds", title=f"{PROBLEMS[name]}, {steps} steps; best stock "
+        table = Table("schedule", *SOLVERS, "seconds", "calls", title=f"{PROBLEMS[name]}, {steps} steps; best stock "
                       f"{best.score.median:.3g} ({best.solver}, {best.schedule}); the teacher moves by "
                       f"{teachers[name]:.2g} when halved")
         for cells in cells_of(rows, name, steps, best.score.median):
@@ -48,8 +49,9 @@ def cells_of(rows: list[Row], name: str, steps: int, best: float) -> list[list[s
     lines = []
     for schedule in dict.fromkeys(schedule for schedule, solver in here if solver in SOLVERS):
         cells = [here.get((schedule, solver)) for solver in SOLVERS]
-        seconds = max(row.seconds for row in cells if row)
-        lines.append([schedule, *(_cell(row, best) for row in cells), f"{seconds:.1f}" if seconds else ""])
+        seconds, calls = (max(getattr(row, what) for row in cells if row) for what in ("seconds", "calls"))
+        lines.append([schedule, *(_cell(row, best) for row in cells), f"{seconds:.1f}" if seconds else "",
+                      f"{calls:.0f}" if calls else ""])
     return lines
 
 
@@ -66,8 +68,8 @@ def write(rows: list[Row], teachers: dict[str, float]) -> Path:
              "![Best stock, learned levels and learned plans](schedules.png)", ""]
     for table, (name, steps) in zip(tables(rows, teachers), dict.fromkeys((row.problem, row.steps) for row in rows)):
         best = best_stock(rows, name, steps)
-        lines += [f"## {table.title}", "", "| schedule | " + " | ".join(SOLVERS) + " | seconds |",
-                  "|---" * (len(SOLVERS) + 2) + "|"]
+        lines += [f"## {table.title}", "", "| schedule | " + " | ".join(SOLVERS) + " | seconds | calls |",
+                  "|---" * (len(SOLVERS) + 3) + "|"]
         lines += ["| " + " | ".join(cells) + " |" for cells in cells_of(rows, name, steps, best.score.median)]
         lines += ["", *frechet_lines(rows, name, steps), ""]
     PAGE.write_text("\n".join(lines), encoding="utf-8")

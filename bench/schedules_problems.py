@@ -14,7 +14,7 @@ from ..samplers.clock import Clock
 from ..samplers.linear import Step, run
 from ..samplers.process import FLOW, VE, Process
 from ..schedules.optimize.plan import told_model
-from ..schedules.optimize.teacher import Lesson, Plan, score_of, teach
+from ..schedules.optimize.teacher import Lesson, Plan, of_items, score_of, teach
 from .shapes import PART, captions_of, load
 from .solvers_problems import load_mixture
 
@@ -28,7 +28,7 @@ TEACHER_STEPS = {"exact": 400, "shapes": 80}
 
 
 class Problem(NamedTuple):
-    """model(x, sigma) takes 0-dim tensors and has of(items); x (B, ...) noisy at the highest level."""
+    """model(x, sigma) takes 0-dim tensors and has of(items); x (B, ...) noisy at the highest level; model counts."""
     name: str
     process: Process
     levels: DiscreteLevels | FlowLevels
@@ -53,6 +53,20 @@ class Problem(NamedTuple):
 
     def lesson(self, plan: Plan, targets: Tensor) -> Lesson:
         return Lesson(self.model, self.x, targets, plan, held=self.held, top=self.top)
+
+
+class Counted:
+    """A model that counts the pictures it is called with; those of its items count with it."""
+
+    def __init__(self, model: Callable, pictures: list[int] | None = None):
+        self.model, self.pictures = model, [0] if pictures is None else pictures
+
+    def of(self, items) -> "Counted":
+        return Counted(of_items(self.model, items), self.pictures)
+
+    def __call__(self, x: Tensor, *levels, **told) -> Tensor:
+        self.pictures[0] += len(x)
+        return self.model(x, *levels, **told)
 
 
 class ShapesModel:
@@ -106,7 +120,7 @@ def _exact(name: str, *, flow: bool) -> Problem:
         """Where another level is told, the velocity is that of the level told, and the state's own level all else."""
         return exact(x, sigma) if told is None else x - sigma * (x - exact(x, told)) / told
 
-    return Problem(name, FLOW if flow else VE, levels, x, EXACT[1], model)
+    return Problem(name, FLOW if flow else VE, levels, x, EXACT[1], Counted(model))
 
 
 def shapes_problem(network: str, cfg: float, count: int, held: int, *, seed: int = SEED) -> Problem:
@@ -117,7 +131,7 @@ def shapes_problem(network: str, cfg: float, count: int, held: int, *, seed: int
     sampling = model.model.model_sampling
     noise = Noise(seed).generate_noise({"samples": torch.zeros(count, 4, 16, 16)})
     x = sampling.noise_scaling(model.levels.sigma_max, noise, torch.zeros_like(noise), True)
-    return Problem(f"shapes-{network}@{cfg:g}", sampling.process, model.levels, x, held, model)
+    return Problem(f"shapes-{network}@{cfg:g}", sampling.process, model.levels, x, held, Counted(model))
 
 
 @torch.no_grad()
@@ -131,6 +145,6 @@ def frechet_of(steps: list[Step], told: Tensor | None, name: str, count: int) ->
         part = slice(i, i + PART)
         x = on.x[part] if steps[0].sigma == on.top else on.x[part] * (steps[0].sigma / on.top)
         model = on.model.of(part) if told is None else told_model(on.model.of(part), told)
-        made.append(on.model.vae.decode(run(model, x, steps).float()).movedim(-1, 1) * 2.0 - 1.0)
+        made.append(on.model.model.vae.decode(run(model, x, steps).float()).movedim(-1, 1) * 2.0 - 1.0)
     captions = captions_of((1, 2, 3), count)
     return judge_pictures(shapes_judge(), torch.cat(made), captions).together["frechet_distance"]

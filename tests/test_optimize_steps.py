@@ -183,6 +183,9 @@ def test_no_gradients_are_needed(free):
     shown = node_run("OdeonOptimizePlan", model, free=free, sigmas=classic_sigmas("karras", levels, 4).float(),
                      minutes=0.1, iterations=6, minibatch=3, history=0, teacher_steps=12)
     assert "Returned: the learned plan" in shown["result"][2]
+    usual = [classic_sigmas(name, levels, 4).tolist() for name in SCHEDULERS]
+    assert any(shown["result"][1].tolist() == pytest.approx(one, rel=1e-5) for one in usual
+               ) == (free == "coefficients")  # whose levels stay those of the best schedule
     assert ((shown["result"][5] != shown["result"][1]).any() == (free == "all"))
 
 

@@ -73,11 +73,12 @@ class FittedLevels:
 
 
 def search_fitted_levels(lesson: Lesson, starts: list[list[float]], *, process: Process = VE,
-                         until: Callable[[], bool] = lambda: False, state: dict[str, Tensor] | None = None
-                         ) -> Iterator[Progress]:
+                         reach: float = REACH[0], until: Callable[[], bool] = lambda: False,
+                         state: dict[str, Tensor] | None = None) -> Iterator[Progress]:
     """state["levels"], those whose fitted plan ends nearest: the best of `starts`, all with the same first and last
     level, then one step of it after the other made longer or shorter, by less once nothing helps, until() says so.
-    state["change"]: of its coefficients, once a start was tried.
+    reach: of the first of these moves, in the log of a step of -log sigma; 0 makes none. state["change"]: of its
+    coefficients, once a start was tried.
 
     A Progress first and after every trial, resumable behind it. Each trial costs the calls of two runs on NOISES
     noises. What a schedule is worth to a fitted plan and as it is have little in common.
@@ -100,7 +101,7 @@ def search_fitted_levels(lesson: Lesson, starts: list[list[float]], *, process: 
         tried += 1
         yield progress()
     student = PlanLesson(lesson, kept["levels"].tolist(), process=process)
-    theta, reach = kept.get("theta", student.numbers.theta), float(kept.get("reach", REACH[0]))
+    theta, reach = kept.get("theta", student.numbers.theta), float(kept.get("reach", reach))
     trials = [(place, way) for place in range(len(theta)) for way in (1.0, -1.0)]
     since = int(kept.get("since", 0))
     while reach >= REACH[1] and trials and not until():

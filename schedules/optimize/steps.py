@@ -10,7 +10,7 @@ from torch import Tensor
 from ...measure.progress import Progress
 from ...samplers.process import VE, Process
 from ...samplers.table import Table, steps_of_table, table_of
-from .fitted_levels import power_starts, search_fitted_levels
+from .fitted_levels import REACH, power_starts, search_fitted_levels
 from .plan import learn_plan, told_model
 from .teacher import Lesson, Plan, Score, score_of, taught, teacher_cost
 
@@ -53,7 +53,7 @@ def optimize_steps(model: Callable, x: Tensor, families: dict[str, list[float]],
 
     x (B, ...) at the first level that the families share; the last third is held back. First the teacher; then every
     family is tried on FEW noises and the best three on all; then levels are learned (learn_plan) from the best start.
-    Where search.free has coefficients, levels are found by what their fitted coefficients are worth
+    Where search.free has levels and coefficients, levels are found by what their fitted coefficients are worth
     (search_fitted_levels), in half of the time at most; learning goes on with both from there. No gradients are needed.
     `found` reads the last state. Without a fixed teacher_steps a third of the time goes to the
     teacher. Progress is of the time.
@@ -111,7 +111,7 @@ def search_lesson(lesson: Lesson, families: dict[str, list[float]], search: Sear
             yield progress._replace(state=dict(kept))
         start = kept["start"].tolist()
     elif len(start) > 2:
-        starts = [*_distinct(families, kept["few"]), *powers]
+        starts = [start] if search.free == "coefficients" else [*_distinct(families, kept["few"]), *powers]
         for progress in _fitted(lesson, starts, process, kept, until=begun + 30.0 * search.minutes):
             kept.update(progress.state)
             yield progress._replace(state=dict(kept))
@@ -183,8 +183,8 @@ def _fitted(lesson: Lesson, starts: list[list[float]], process: Process, state: 
     if "fitted" in state:
         return
     within = {name.removeprefix("fit."): value for name, value in state.items() if name.startswith("fit.")}
-    for progress in search_fitted_levels(lesson, starts, process=process, until=lambda: time.monotonic() > until,
-                                         state=within):
+    for progress in search_fitted_levels(lesson, starts, process=process, reach=REACH[0] if len(starts) > 1 else 0.0,
+                                         until=lambda: time.monotonic() > until, state=within):
         within = progress.state
         yield _progress(lesson, {**state, **{f"fit.{name}": value for name, value in within.items()}})
     found = {f"fitted{'_change' * (name == 'change')}": within[name] for name in ("levels", "change") if name in within}
