@@ -46,7 +46,7 @@ class OdeonOptimizePlan(OptimizeNode):
         made_for = {**about, "process": process.name, "steps": len(levels) - 1}
         learned = LearnedPlan(table_in(state), tuple(state["sigmas"].tolist()), made_for)
         checks, before = state["losses"].tolist(), state["judged"][:, 0].min().item()
-        shown = self.results(ended.sigmas, made_for, report=gains(ended, "plan"),
+        shown = self.results(ended.sigmas, made_for, report=gains(ended, "plan", task.samples),
                              curves={"learned": list(enumerate(checks)),
                                      "best schedule": [(0, before), (max(len(checks) - 1, 1), before)]},
                              title="Distance to the teacher, on the noises learned from", x_label="learning step",

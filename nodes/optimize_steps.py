@@ -43,8 +43,8 @@ class OdeonOptimizeSteps(OptimizeNode):
         curves = {f"{name} ({ended.families[name].median:.3g})": list(enumerate(families[name])),
                   "returned": list(enumerate(ended.sigmas.tolist()))}
         return self.results(ended.sigmas, {**about, "process": host.process_of(task.model).name},
-                            report=gains(ended, "steps"), curves=curves, title="Where the steps are", x_label="step",
-                            y_label="sigma")
+                            report=gains(ended, "steps", task.samples), curves=curves, title="Where the steps are",
+                            x_label="step", y_label="sigma")
 
 
 def searched(task: Task, sampler, families: dict[str, list[float]], search: Search, *, what: str, options: dict,
@@ -73,10 +73,11 @@ def searched(task: Task, sampler, families: dict[str, list[float]], search: Sear
             decode.give_back()
 
 
-def gains(ended: Found, what: str) -> list[str]:
-    """What was found, in words."""
+def gains(ended: Found, what: str, samples: int) -> list[str]:
+    """What was found, in words; samples: noises that were asked for."""
     best = ended.families[ended.best_family]
-    lines = ["Distance to a run of many steps, on noises that nothing was chosen by:",
+    fewer = [f"Only {ended.noises} of {samples} samples: more minutes allow more."] if ended.noises < samples else []
+    lines = [*fewer, "Distance to a run of many steps, on noises that nothing was chosen by:",
              *(f"  {name}: {score}" for name, score in ended.families.items())]
     if ended.learned is None:
         return [*lines, f"Returned: {ended.best_family}; a single step leaves nothing to learn."]

@@ -1,6 +1,7 @@
 """Steps found within a budget: the search on the exact mixture, and the nodes around it."""
 import math
 import re
+import time
 
 import gmm
 import pytest
@@ -16,7 +17,7 @@ from odeon.samplers.dpm_solver_pp import plan_dpm_solver_pp
 from odeon.samplers.process import FLOW, VE
 from odeon.schedules.classic import SCHEDULERS, classic_sigmas
 from odeon.schedules.optimize.plan import FREE
-from odeon.schedules.optimize.steps import Search, found, optimize_steps, same_start
+from odeon.schedules.optimize.steps import Search, _affordable, found, optimize_steps, same_start
 from odeon.schedules.optimize.teacher import Lesson, teacher_levels
 
 
@@ -65,6 +66,14 @@ def test_a_stopped_search_goes_on(stop):
     assert torch.equal(resumed.state["teacher.targets"], whole.state["teacher.targets"])
     assert torch.equal(resumed.state["judged"], whole.state["judged"])
     assert torch.equal(resumed.state["sigmas"], whole.state["sigmas"])
+
+
+@pytest.mark.parametrize(("seconds", "steps", "wanted"), [(1e6, 0, (60, 30)), (0.0, 0, (40, 12)), (0.0, 20, (20, 12)),
+                                                          (1e6, 20, (20, 30))])
+def test_as_many_noises_and_teacher_steps_as_there_is_time_for(seconds, steps, wanted):
+    assert _affordable(lambda x, sigma: x, torch.zeros(30, 4), 1.0, seconds, steps) == wanted
+    between = _affordable(lambda x, sigma: time.sleep(0.01 * len(x)), torch.zeros(30, 4), 1.0, 12.0, 0)
+    assert between[0] == 40 and 14 <= between[1] <= 21  # 800 calls of 10 ms
 
 
 def test_the_teacher_s_levels_reach_from_the_start_to_the_end():

@@ -14,7 +14,7 @@ from .fitted_levels import REACH, power_starts, search_fitted_levels
 from .plan import learn_plan, told_model
 from .teacher import Lesson, Plan, Score, score_of, taught, teacher_cost
 
-FEW = 8  # noises that every family is tried on, before the best few are on all
+FEW, FEWEST = 8, 12  # noises that every family is tried on, before the best few are on all; that are taken at least
 HEATS, APART = 5, 0.4  # schedules that levels are learned from for a while, and how far apart in log sigma they are
 HEAT_NOISES, HEAT_NUMBERS = 16, 1024  # that they are learned on: so many noises, or more if a latent has few numbers
 HEAT_ITERATIONS, HEAT_LITTLE = 20, 0.01  # and how far
@@ -22,13 +22,15 @@ HEAT_ITERATIONS, HEAT_LITTLE = 20, 0.01  # and how far
 
 class Found(NamedTuple):
     """What a search ended with. families: the best of them by name, on the held-back noises; learned, training: the
-    learned one there, and on the noises it was learned from; kept: whether it is what is returned."""
+    learned one there, and on the noises it was learned from; kept: whether it is what is returned; noises: how many
+    there was time for."""
     sigmas: Tensor
     learned: Score | None
     training: Score | None
     families: dict[str, Score]
     teacher: Score
     kept: bool
+    noises: int
 
     @property
     def best_family(self) -> str:
@@ -55,15 +57,15 @@ def optimize_steps(model: Callable, x: Tensor, families: dict[str, list[float]],
     family is tried on FEW noises and the best three on all; then levels are learned (learn_plan) from the best start.
     Where search.free has levels and coefficients, levels are found by what their fitted coefficients are worth
     (search_fitted_levels), in half of the time at most; learning goes on with both from there. No gradients are needed.
-    `found` reads the last state. Without a fixed teacher_steps a third of the time goes to the
-    teacher. Progress is of the time.
-    look: see Lesson.
+    `found` reads the last state. The teacher gets a third of the time: where that is short, fewer of the noises are
+    taken. Progress is of the time. look: see Lesson.
     """
     kept, begun = dict(state or {}), time.monotonic()
     top = max(levels[0] for levels in families.values())
-    if "steps" not in kept:
-        kept["steps"] = torch.tensor(search.teacher_steps or _affordable(model, x, top, 20.0 * search.minutes))
-    teacher_steps = int(kept.pop("steps"))
+    if "steps" not in kept or "noises" not in kept:
+        kept["steps"], kept["noises"] = map(torch.tensor, _affordable(
+            model, x, top, 20.0 * search.minutes, search.teacher_steps))
+    teacher_steps, x = int(kept.pop("steps")), x[:int(kept.pop("noises"))]
 
     def go_on(targets: Tensor, state: dict[str, Tensor] | None) -> Iterator[Progress]:
         lesson = Lesson(model, x, targets, plan, held=max(len(x) // 3, 1), look=look, top=top)
@@ -73,8 +75,8 @@ def optimize_steps(model: Callable, x: Tensor, families: dict[str, list[float]],
     for progress in taught(model, x, [top, 0.0], go_on, cost=len(families) * FEW, steps=teacher_steps,
                            sigma_min=sigma_min, process=process, look=look, state=kept):
         spent = (time.monotonic() - begun) / 60.0 / search.minutes
-        yield progress._replace(done=int(1000.0 * min(spent, 0.999)), total=1000,
-                                state={**progress.state, "steps": torch.tensor(teacher_steps)})
+        yield progress._replace(done=int(1000.0 * min(spent, 0.999)), total=1000, state={
+            **progress.state, "steps": torch.tensor(teacher_steps), "noises": torch.tensor(len(x))})
 
 
 def steps_cost(families: dict[str, list[float]], calls: int, samples: int, teacher_steps: int = 0) -> int:
@@ -82,11 +84,15 @@ def steps_cost(families: dict[str, list[float]], calls: int, samples: int, teach
     return teacher_cost(teacher_steps or 60) * samples + len(families) * calls * FEW + 3 * calls * samples
 
 
-def _affordable(model: Callable, x: Tensor, top: float, seconds: float) -> int:
-    """Teacher steps that fit into so many seconds, 40 to 60, by the time of one call."""
+def _affordable(model: Callable, x: Tensor, top: float, seconds: float, steps: int) -> tuple[int, int]:
+    """Teacher steps, 40 to 60 unless there are `steps`, and noises, FEWEST or more, that fit into so many seconds by
+    the time of a call."""
+    model(x[:1], top)  # the first one may load the model
     begun = time.monotonic()
-    model(x, top)
-    return min(max(int(seconds / max(1.5 * (time.monotonic() - begun), 1e-9)), 40), 60)
+    model(x[:FEW], top)
+    calls = min(seconds / 1.5 * len(x[:FEW]) / max(time.monotonic() - begun, 1e-9), 1e9)
+    steps = steps or min(max(int(calls / len(x)), 40), 60)
+    return steps, min(max(int(calls / steps), FEWEST), len(x))
 
 
 def search_lesson(lesson: Lesson, families: dict[str, list[float]], search: Search, *, process: Process = VE,
@@ -221,7 +227,8 @@ def found(state: dict[str, Tensor], families: dict[str, list[float]]) -> Found:
     judged = {name: Score(*row[2:].tolist()) for name, row in zip(best, state["judged"])}
     training, learned = (Score(*row) for row in state["learned"].tolist()) if "learned" in state else (None, None)
     kept = learned is not None and learned.median <= min(score.median for score in judged.values())
-    return Found(state["sigmas"], learned, training, judged, score_of(state["teacher.error"]), kept)
+    moves = state["teacher.error"]
+    return Found(state["sigmas"], learned, training, judged, score_of(moves), kept, len(moves))
 
 
 def same_start(families: dict[str, list[float]], top: float) -> dict[str, list[float]]:
