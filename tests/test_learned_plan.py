@@ -1,5 +1,6 @@
 """Learned plans: what stays exact while numbers move, what learning gains on noises it has not seen, and its files."""
 import math
+import time
 
 import gmm
 import pytest
@@ -164,7 +165,19 @@ def test_no_iteration_ends_farther_off_and_the_last_is_what_is_kept():
     errors = student.errors(numbers, training_items(lesson))
     assert float((errors + plans.FLOOR).log().mean()) == pytest.approx(losses[-1], rel=1e-12)
     assert score_of(errors).median == pytest.approx(progress.losses[-1], rel=1e-12)
-    assert float(plans._kept(student, numbers, 0.0, 0.0, 0.0, [], 0)["d"].sub(progress.state["d"]).abs().max()) == 0.0
+    assert torch.equal(student.table(numbers).d, progress.state["d"])
+
+
+def test_short_minutes_take_fewer_noises_and_end_in_time():
+    lesson, slow = lesson_of(VE, plan_exponential_adams, count=60, held=20), lambda x, sigma: [
+        time.sleep(2e-4 * len(x)), gmm.denoise(x, sigma)][1]
+    lesson.model, begun = slow, time.monotonic()
+    *_, last = learn_plan(lesson, simple(VE, 5), minutes=1.5 / 60.0, minibatch=5)
+    assert time.monotonic() - begun < 3.0 and len(last.state["losses"]) > 2
+    student = PlanLesson(lesson, simple(VE, 5))
+    places = student.free_places("levels")
+    few, many = (plans._most(student, student.numbers, places, list(range(5)), seconds) for seconds in (0.05, 1.0))
+    assert few == plans.FEWEST and 60 < many < 400
 
 
 def test_memory_hangs_on_the_minibatch_and_nothing_else_does():

@@ -47,9 +47,9 @@ def test_what_is_returned_is_better_than_the_best_family(process):
 def test_it_never_returns_anything_worse_than_the_best_family(monkeypatch):
     from odeon.schedules.optimize import plan
 
-    kept = plan._kept
-    monkeypatch.setattr(plan, "_kept", lambda student, numbers, *more: {
-        **kept(student, numbers, *more), "sigmas": student.sigmas(numbers.theta - 3.0),
+    kept = plan._Learning.found
+    monkeypatch.setattr(plan._Learning, "found", lambda self, numbers, *more: {
+        **kept(self, numbers, *more), "sigmas": self.student.sigmas(numbers.theta - 3.0),
         "levels": torch.full_like(numbers.told, 1e-3)})  # learning that ends in nonsense
     *_, last = search(VE, iterations=2)
     ended = found(last.state, families(VE))

@@ -18,6 +18,7 @@ BEST = ("theta", "change", "told", "sigmas", "levels", "x", "d", "losses", "loss
 REACHES = (0.05, 0.01)  # by which a number is moved to see where the ends go: first far, then near
 FARTHEST = 0.5  # that a number moves in one iteration
 DAMPING, LEAST, MOST = 1e-2, 1e-6, 10.0  # of the least squares, in shares of their diagonal: first, and its ends
+FEWEST, SHARE = 8, 0.2  # noises that are learned from at least, where an iteration takes more than this of the time
 LITTLE = 1e-3  # fall of the loss in an iteration, below which learning ends
 
 
@@ -151,55 +152,111 @@ def learn_plan(lesson: Lesson, sigmas: list[float], *, free: str = FREE[0], iter
     told=). Levenberg and Marquardt's damped least squares on the training noises (the first `few` of them, 0 for all),
     for the mean log of their distances, which keeps the few that end in another mode from ruling the rest: runs with
     one number after the other a little farther on say where the ends go, the calls before the first that differs are
-    taken over. At most so many iterations, or minutes; it ends by itself where the loss falls by less than `little`.
-    minibatch: noises run together; only memory hangs on it. change: of the coefficients to start from, of FittedLevels.
-    The last state: "sigmas" and the table "levels", "x", "d" of the best plan, its numbers "theta", "change", "told",
-    and "losses", the median distance at the start and behind each iteration. A Progress after each part of one.
+    taken over. At most so many iterations, or minutes, with fewer noises where these are short; it ends by itself where
+    the loss falls by less than `little`. minibatch: noises run together; only memory hangs on it. change: of the
+    coefficients to start from, of FittedLevels. The last state: "sigmas" and the table "levels", "x", "d" of the best
+    plan, its numbers "theta", "change", "told", and "losses", the median distance at the start and behind each
+    iteration. A Progress after each part of one.
     Source: Frankel et al. 2025, arXiv 2502.17423 (coefficients, and levels in turn); the table, the loss and the way of
     learning both at once are our own.
     """
     student = PlanLesson(lesson, sigmas, process=process, history=history, tells=free == "all")
     places, begun = student.free_places(free), time.monotonic()
+    kept = {name: value for name, value in (state or {}).items() if name in BEST}
+    numbers = student.numbers if change is None else student.numbers._replace(change=change * student.mask)
+    if "damping" in kept:
+        numbers = Numbers(*(kept[name] for name in Numbers._fields))
     items = training_items(lesson)[:few or None]
-    parts = [items[i:i + minibatch] for i in range(0, len(items), minibatch)]
+    if minutes < math.inf:
+        items = items[:_most(student, numbers, places, items[:minibatch], SHARE * 60.0 * minutes)]
+    learning = _Learning(student, numbers, places, [items[i:i + minibatch] for i in range(0, len(items), minibatch)],
+                         kept)
+    yield learning.progress()
+    while learning.iterations < iterations and learning.gains and time.monotonic() - begun < 60.0 * minutes:
+        squares, moved = 0.0, learning.moved()
+        for part in learning.parts:
+            squares = squares + student.slopes(learning.numbers, moved, learning.reach, part)
+            yield learning.progress()
+            if time.monotonic() - begun > 60.0 * minutes:
+                return
+        for _ in learning.tries(squares, little):
+            yield learning.progress()
 
-    def judged(numbers: Numbers) -> tuple[float, float]:
-        errors = torch.cat([student.errors(numbers, part) for part in parts])
+
+class _Learning:
+    """Numbers on their way to where the noises in `parts` end nearest; kept: of one that was stopped, or {}."""
+
+    def __init__(self, student: PlanLesson, numbers: Numbers, places: list[tuple[int, int]], parts: list[list[int]],
+                 kept: dict[str, Tensor]):
+        self.student, self.places, self.parts = student, places, parts
+        loss, median = self.judged(numbers)
+        self.kept = {**kept, "loss": torch.tensor(loss, dtype=torch.float64)} if "damping" in kept else (
+            self.found(numbers, loss, DAMPING, [median], 0))
+
+    @property
+    def numbers(self) -> Numbers:
+        return Numbers(*(self.kept[name] for name in Numbers._fields))
+
+    @property
+    def iterations(self) -> int:
+        return len(self.kept["losses"]) - 1
+
+    @property
+    def gains(self) -> bool:
+        """Whether there is something to learn still."""
+        return bool(self.places) and int(self.kept["reach"]) < len(REACHES)
+
+    @property
+    def reach(self) -> float:
+        return REACHES[int(self.kept["reach"])]
+
+    def moved(self) -> list[tuple[Table, Tensor]]:
+        others = (_moved(self.numbers, [place], [self.reach]) for place in self.places)
+        return [(self.student.table(other), other.told) for other in others]
+
+    def judged(self, numbers: Numbers) -> tuple[float, float]:
+        """The loss and the median distance."""
+        errors = torch.cat([self.student.errors(numbers, part) for part in self.parts])
         return float((errors + FLOOR).log().mean()), score_of(errors).median
 
-    def progress() -> Progress:
-        return Progress(lesson.calls, lesson.calls + 1, dict(kept), losses=tuple(kept["losses"].tolist()))
-
-    def late() -> bool:
-        return time.monotonic() - begun > 60.0 * minutes
-
-    kept = {name: value for name, value in (state or {}).items() if name in BEST}
-    if "damping" not in kept:
-        numbers = student.numbers if change is None else student.numbers._replace(change=change * student.mask)
-        kept = _kept(student, numbers, *judged(numbers), DAMPING, [], 0)
-    yield progress()
-    while len(kept["losses"]) <= iterations and int(kept["reach"]) < len(REACHES) and places and not late():
-        numbers, before = Numbers(*(kept[name] for name in Numbers._fields)), float(kept["loss"])
-        reach = REACHES[int(kept["reach"])]
-        moved = [_moved(numbers, [place], [reach]) for place in places]
-        tables = [(student.table(other), other.told) for other in moved]
-        squares = torch.zeros(len(places) + 1, len(places) + 1, dtype=torch.float64)
-        for part in parts:
-            squares += student.slopes(numbers, tables, reach, part)
-            yield progress()
-        damping = float(kept["damping"])
+    def tries(self, squares: Tensor, little: float) -> Iterator[None]:
+        """Moves all numbers by what the squares say, by less until the loss falls."""
+        before, damping, stage = float(self.kept["loss"]), float(self.kept["damping"]), int(self.kept["reach"])
+        losses = self.kept["losses"].tolist()
         while damping < MOST:
-            trial = _moved(numbers, places, _step(squares, damping))
-            loss, median = judged(trial)
+            trial = _moved(self.numbers, self.places, _step(squares, damping))
+            loss, median = self.judged(trial)
             if loss < before:
-                kept = _kept(student, trial, loss, median, max(damping / 4.0, LEAST), kept["losses"].tolist(),
-                             int(kept["reach"]))
+                self.kept = self.found(trial, loss, max(damping / 4.0, LEAST), [*losses, median], stage)
                 break
             damping *= 8.0
-            yield progress()
-        if not float(kept["loss"]) < before - little:
-            kept |= {"reach": kept["reach"] + 1, "damping": torch.tensor(DAMPING)}
-        yield progress()
+            yield
+        if not float(self.kept["loss"]) < before - little:
+            self.kept = {**self.kept, "reach": torch.tensor(stage + 1), "damping": torch.tensor(DAMPING)}
+        yield
+
+    def found(self, numbers: Numbers, loss: float, damping: float, losses: list[float], stage: int
+              ) -> dict[str, Tensor]:
+        table = self.student.table(numbers)
+        return {**numbers._asdict(), "sigmas": self.student.sigmas(numbers.theta), "levels": table.levels,
+                "x": table.x, "d": table.d, "loss": torch.tensor(loss, dtype=torch.float64),
+                "damping": torch.tensor(damping), "losses": torch.tensor(losses, dtype=torch.float64),
+                "reach": torch.tensor(stage)}
+
+    def progress(self) -> Progress:
+        calls = self.student.lesson.calls
+        return Progress(calls, calls + 1, dict(self.kept), losses=tuple(self.kept["losses"].tolist()))
+
+
+def _most(student: PlanLesson, numbers: Numbers, places: list[tuple[int, int]], items: list[int], seconds: float
+          ) -> int:
+    """Noises of which an iteration takes so long, by the time that a run of these takes; FEWEST at least."""
+    begun, base = time.monotonic(), student.table(numbers)
+    like = student.walk(base, numbers.told, items)
+    run = max(time.monotonic() - begun, 1e-9) / len(items)
+    others = (_moved(numbers, [place], [REACHES[0]]) for place in places)
+    left = sum(len(base.levels) - _agree(student.table(other), other.told, like) for other in others)
+    return max(int(min(seconds / (run * (2.0 + left / len(base.levels))), 1e9)), FEWEST)
 
 
 def training_items(lesson: Lesson) -> list[int]:
@@ -208,14 +265,6 @@ def training_items(lesson: Lesson) -> list[int]:
     if len(items) < 2:
         raise ValueError(f"learning needs at least 2 noises that are not held back, got {len(items)}; raise samples")
     return items
-
-
-def _kept(student: PlanLesson, numbers: Numbers, loss: float, median: float, damping: float, losses: list[float],
-          reach: int) -> dict[str, Tensor]:
-    table = student.table(numbers)
-    return {**numbers._asdict(), "sigmas": student.sigmas(numbers.theta), "levels": table.levels, "x": table.x,
-            "d": table.d, "loss": torch.tensor(loss, dtype=torch.float64), "damping": torch.tensor(damping),
-            "losses": torch.tensor([*losses, median], dtype=torch.float64), "reach": torch.tensor(reach)}
 
 
 def _moved(numbers: Numbers, places: list[tuple[int, int]], by: list[float]) -> Numbers:
