@@ -193,7 +193,7 @@ def shapes_reports() -> Iterator[str]:
                 yield f"{name}, 6 {scheduler} steps, {node.TITLE}, {more.get('decouple', '')}\n{report}\n"
 
 
-def shipped(minutes: float = 10.0) -> Iterator[str]:
+def shipped(minutes: float = 6.0) -> Iterator[str]:
     """Learns the steps and plans that come with the pack, for 6 calls of UniPC at CFG 3, into models/schedules."""
     from ..nodes.optimize_plan import OdeonOptimizePlan
     from ..nodes.optimize_steps import OdeonOptimizeSteps
