@@ -14,7 +14,6 @@ from ..samplers.process import FLOW
 from .adapters import Worn
 from .attention import control_of, patch_blocks, patch_network
 from .common import Call, clock_of, planned
-from .denoiser import NoGradients
 from .gradients import Decoder
 from .live import remember
 from .measuring import key_of, same_weights
@@ -47,7 +46,7 @@ followed, preview = _menu.followed, _menu.preview
 named_sampler, named_sigmas = _menu.named_sampler, _menu.named_sigmas
 sampler_names, scheduler_names = _menu.sampler_names, _menu.scheduler_names
 
-__all__ = ["Call", "NoGradients", "OfModel", "SCHEDULES", "adapted", "adapter_places", "after_steps", "as_latent",
+__all__ = ["Call", "OfModel", "SCHEDULES", "adapted", "adapter_places", "after_steps", "as_latent",
            "attention_layers", "colours_of", "control_of", "decoder", "drawn", "folder", "followed", "identity",
            "inverter", "levels_of", "levels_of_skips", "make_clip", "make_model", "make_network", "make_vae",
            "measure", "named_sampler", "named_sigmas", "noise", "of_latent", "patch_blocks", "patch_conditions",

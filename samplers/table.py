@@ -39,13 +39,15 @@ def table_of(steps: list[Step]) -> Table:
     return Table(torch.tensor(levels, dtype=torch.float64), rows[:, 0], rows[:, 1:1 + calls], rows[:, 1 + calls:])
 
 
-def run_table(model: Callable, x: Tensor, table: Table, noises: Sequence[Tensor] = ()) -> Tensor:
+def run_table(model: Callable, x: Tensor, table: Table, noises: Sequence[Tensor] = (), *,
+              found: list[Tensor] | None = None) -> Tensor:
     """The end of a run from x (B, ...), the same as run() of the plan up to rounding; gradients flow through model,
-    x and every number of the table. model(x, sigma: 0-dim tensor) -> D. noises: the draws, each shaped as x."""
+    x and every number of the table. model(x, sigma: 0-dim tensor) -> D. noises: the draws, each shaped as x. found: the
+    predictions of the first calls, where they are known; those of the others are added to it."""
     if len(noises) != table.noise.shape[1]:
         raise ValueError(f"this table takes {table.noise.shape[1]} draws of noise, got {len(noises)}")
-    found = []
-    for place in range(len(table.x)):
+    found = [] if found is None else found
+    for place in range(len(found), len(table.x)):
         state = table.x[place].to(x) * x
         for coef, value in [*zip(table.d[place], found), *zip(table.noise[place], noises)]:
             state = state + coef.to(x) * value

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...measure.progress import Progress
 from ...samplers.process import VE, Process
-from ...samplers.table import Table, table_of
+from ...samplers.table import Table, run_table, table_of
 from .teacher import Lesson, calls_of, score_of
 
 FREE = ("levels+coefficients", "levels", "coefficients", "all")
@@ -89,22 +89,11 @@ class PlanLesson:
     @torch.no_grad()
     def walk(self, table: Table, told: Tensor, items: list[int], like: Walk | None = None) -> Walk:
         """Where a table takes these noises, with the calls of `like`, on the same noises, as far as both agree."""
-        x, model, found = self.lesson.x[items], self.lesson.model_of(items), []
-        same = 0 if like is None else _agree(table, told, like)
-        for place in range(len(table.x)):
-            if place < same:
-                found.append(like.found[place])
-                continue
-            state = float(table.x[place]) * x
-            for coef, value in zip(table.d[place].tolist(), found):
-                if coef:
-                    state = state + coef * value
-            if place < len(table.levels):
-                level = table.levels[place]
-                more = {"told": level * told[place].exp()} if self.tells else {}
-                found.append(model(state, float(level), **more).to(x))
-                self.lesson.calls += len(x)
-        return Walk(state, found, table, told)
+        x, model = self.lesson.x[items], self.lesson.model_of(items)
+        found = like.found[:_agree(table, told, like)] if like else []
+        self.lesson.calls += len(x) * (len(table.levels) - len(found))
+        end = run_table(told_model(model, told[len(found):]) if self.tells else model, x, table, found=found)
+        return Walk(end, found, table, told)
 
     def missed(self, walk: Walk, items: list[int]) -> Tensor:
         """What the end is off (n, ...), in what the lesson's look sees."""
