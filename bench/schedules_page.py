@@ -1,10 +1,11 @@
 """What `python -m odeon.bench schedules` shows on the terminal and writes to docs/schedules.md."""
 from pathlib import Path
 
+import torch
 from rich.table import Table
 
 from ..measure.plot import draw_lines
-from .schedules import PICTURES, SOLVERS, Row, best_stock
+from .schedules import LEARNED, PICTURES, SOLVERS, Row, best_stock
 from .schedules_problems import EXACT, PROBLEMS, SHAPES, TEACHER_STEPS
 from .solvers_page import ROOT, made_with
 
@@ -75,20 +76,23 @@ def write(rows: list[Row], teachers: dict[str, float]) -> Path:
     PAGE.write_text("\n".join(lines), encoding="utf-8")
     from PIL import Image
 
-    picture = draw_lines(plotted(rows), title="Least median distance by steps", x_label="steps", y_label="RMSE",
-                         log=True)
+    panels = [draw_lines(curves, title=PROBLEMS[name], x_label="steps", y_label="least median distance", log=True)
+              for name, curves in plotted(rows).items()]
+    panels += [torch.ones_like(panels[0])] * (len(panels) % 2)
+    picture = torch.cat([torch.cat(panels[i:i + 2], 2) for i in range(0, len(panels), 2)], 1)
     Image.fromarray((picture[0] * 255.0).byte().numpy()).save(PAGE.with_suffix(".png"))
     return PAGE
 
 
-def plotted(rows: list[Row]) -> dict[str, list[tuple[float, float]]]:
-    """Least median of any solver by steps: stock, learned levels, learned plan, of each problem."""
-    curves: dict[str, list[tuple[float, float]]] = {}
+def plotted(rows: list[Row]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """By problem and kind the least median of any solver, by steps."""
+    kinds = {row.schedule: row.schedule if row.kind == "learned" else "best stock" for row in rows
+             if row.kind == "stock" or row.schedule in LEARNED}
+    found: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for name, steps in dict.fromkeys((row.problem, row.steps) for row in rows):
-        for kind, wanted in (("stock", None), ("levels", "learned levels"), ("plan", "learned plan"),
-                             ("told", "learned plan, told levels too")):
-            medians = [row.score.median for row in rows if (row.problem, row.steps) == (name, steps)
-                       and (row.kind == "stock" if wanted is None else row.schedule == wanted)]
+        here = [row for row in rows if (row.problem, row.steps) == (name, steps)]
+        for kind in dict.fromkeys(kinds.values()):
+            medians = [row.score.median for row in here if kinds.get(row.schedule) == kind]
             if medians:
-                curves.setdefault(f"{name} {kind}", []).append((steps, min(medians)))
-    return curves
+                found.setdefault(name, {}).setdefault(kind, []).append((steps, min(medians)))
+    return found

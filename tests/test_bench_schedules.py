@@ -60,7 +60,8 @@ def test_learned_plans_are_ahead_on_noises_that_nothing_was_learned_from(rows):
     assert max(row.score.median for row in plans) < 0.5 * best.score.median
     lines = cells_of(rows, "exact-ve", 5, best.score.median)
     assert lines[-1][0] == "TimeTuner" and any("x)" in cell for cell in lines[-2])
-    assert plotted(rows)["exact-ve plan"] == [(5, min(row.score.median for row in plans))]
+    assert plotted(rows)["exact-ve"]["learned plan"] == [(5, min(row.score.median for row in plans))]
+    assert plotted(rows)["exact-ve"]["best stock"] == [(5, best.score.median)]
 
 
 def test_the_frechet_distance_is_of_the_best_of_each_kind():

@@ -168,6 +168,24 @@ def test_no_iteration_ends_farther_off_and_the_last_is_what_is_kept():
     assert torch.equal(student.table(numbers).d, progress.state["d"])
 
 
+@BOTH
+def test_a_third_of_the_noises_tells_at_first_where_the_ends_go(process, monkeypatch):
+    asked, slopes, found = [], PlanLesson.slopes, {}
+    monkeypatch.setattr(PlanLesson, "slopes", lambda self, *args: [asked.append(args[-2:]), slopes(self, *args)][1])
+    for share in (3, 1):
+        monkeypatch.setattr(plans, "STAGES", ((0.05, share), (0.01, 1)))
+        lesson = lesson_of(process, plan_unipc)
+        asked.clear()
+        *_, last = learn_plan(lesson, simple(process, 5), iterations=6, minibatch=64, process=process)
+        found[share] = lesson.calls
+        assert last.state["losses"][-1] < 0.4 * last.state["losses"][0]
+        first = [items for reach, items in asked if reach == 0.05]
+        assert {len(items) for items in first} == {48 // share} and len(first) >= 3
+        assert sorted(item for items in first[:share] for item in items) == list(range(48))
+        assert all(items == list(range(48)) for reach, items in asked if reach == 0.01)
+    assert found[3] < 0.7 * found[1]
+
+
 def test_short_minutes_take_fewer_noises_and_end_in_time():
     lesson, slow = lesson_of(VE, plan_exponential_adams, count=60, held=20), lambda x, sigma: [
         time.sleep(2e-4 * len(x)), gmm.denoise(x, sigma)][1]
@@ -176,8 +194,8 @@ def test_short_minutes_take_fewer_noises_and_end_in_time():
     assert time.monotonic() - begun < 3.0 and len(last.state["losses"]) > 2
     student = PlanLesson(lesson, simple(VE, 5))
     places = student.free_places("levels")
-    few, many = (plans._most(student, student.numbers, places, list(range(5)), seconds) for seconds in (0.05, 1.0))
-    assert few == plans.FEWEST and 60 < many < 400
+    few, many = (plans._most(student, student.numbers, places, list(range(5)), seconds) for seconds in (0.02, 1.0))
+    assert few == plans.FEWEST and 60 < many < 600
 
 
 def test_memory_hangs_on_the_minibatch_and_nothing_else_does():

@@ -15,11 +15,12 @@ from .teacher import Lesson, calls_of, score_of
 FREE = ("levels+coefficients", "levels", "coefficients", "all")
 FLOOR = 1e-4  # of the distances in the loss, in units of a picture's size: below it nothing is seen
 BEST = ("theta", "change", "told", "sigmas", "levels", "x", "d", "losses", "loss", "damping", "reach")  # in a state
-REACHES = (0.05, 0.01)  # by which a number is moved to see where the ends go: first far, then near
+STAGES = ((0.05, 3), (0.01, 1))  # by how much a number is moved to see where the ends go, and on which share of the
+THICK = 8  # noises, one of so many; but never on fewer noises than this
 FARTHEST = 0.5  # that a number moves in one iteration
-DAMPING, LEAST, MOST = 1e-2, 1e-6, 10.0  # of the least squares, in shares of their diagonal: first, and its ends
+DAMPING, LEAST, MOST = 1e-2, 1e-4, 10.0  # of the least squares, in shares of their diagonal: first, and its ends
 FEWEST, SHARE = 8, 0.2  # noises that are learned from at least, where an iteration takes more than this of the time
-LITTLE = 1e-3  # fall of the loss in an iteration, below which learning ends
+LITTLE = 1e-3  # fall of the loss for each run that an iteration took, below which a stage ends
 
 
 class Numbers(NamedTuple):
@@ -141,11 +142,12 @@ def learn_plan(lesson: Lesson, sigmas: list[float], *, free: str = FREE[0], iter
     told=). Levenberg and Marquardt's damped least squares on the training noises (the first `few` of them, 0 for all),
     for the mean log of their distances, which keeps the few that end in another mode from ruling the rest: runs with
     one number after the other a little farther on say where the ends go, the calls before the first that differs are
-    taken over. At most so many iterations, or minutes, with fewer noises where these are short; it ends by itself where
-    the loss falls by less than `little`. minibatch: noises run together; only memory hangs on it. change: of the
-    coefficients to start from, of FittedLevels. The last state: "sigmas" and the table "levels", "x", "d" of the best
-    plan, its numbers "theta", "change", "told", and "losses", the median distance at the start and behind each
-    iteration. A Progress after each part of one.
+    taken over. These runs are of a third of the noises at first, another one each time, then nearer and of all; where
+    they lead is judged on all. At most so many iterations, or minutes, with fewer noises where these are short; it ends
+    by itself where the loss falls by less than `little` for each run of all noises. minibatch: noises run together;
+    only memory hangs on it. change: of the coefficients to start from, of FittedLevels. The last state: "sigmas" and
+    the table "levels", "x", "d" of the best plan, its numbers "theta", "change", "told", and "losses", the median
+    distance at the start and behind each iteration. A Progress after each part of one.
     Source: Frankel et al. 2025, arXiv 2502.17423 (coefficients, and levels in turn); the table, the loss and the way of
     learning both at once are our own.
     """
@@ -158,17 +160,16 @@ def learn_plan(lesson: Lesson, sigmas: list[float], *, free: str = FREE[0], iter
     items = training_items(lesson)[:few or None]
     if minutes < math.inf:
         items = items[:_most(student, numbers, places, items[:minibatch], SHARE * 60.0 * minutes)]
-    learning = _Learning(student, numbers, places, [items[i:i + minibatch] for i in range(0, len(items), minibatch)],
-                         kept)
+    learning = _Learning(student, numbers, places, _parts(items, minibatch), kept)
     yield learning.progress()
     while learning.iterations < iterations and learning.gains and time.monotonic() - begun < 60.0 * minutes:
-        squares, moved = 0.0, learning.moved()
-        for part in learning.parts:
+        squares, moved, seen, before = 0.0, learning.moved(), learning.seen(items), lesson.calls
+        for part in _parts(seen, minibatch):
             squares = squares + student.slopes(learning.numbers, moved, learning.reach, part)
             yield learning.progress()
             if time.monotonic() - begun > 60.0 * minutes:
                 return
-        for _ in learning.tries(squares, little):
+        for _ in learning.tries(squares, little, before):
             yield learning.progress()
 
 
@@ -193,11 +194,16 @@ class _Learning:
     @property
     def gains(self) -> bool:
         """Whether there is something to learn still."""
-        return bool(self.places) and int(self.kept["reach"]) < len(REACHES)
+        return bool(self.places) and int(self.kept["reach"]) < len(STAGES)
 
     @property
     def reach(self) -> float:
-        return REACHES[int(self.kept["reach"])]
+        return STAGES[int(self.kept["reach"])][0]
+
+    def seen(self, items: list[int]) -> list[int]:
+        """The noises that say where the ends go this time."""
+        every = min(STAGES[int(self.kept["reach"])][1], max(len(items) // THICK, 1))
+        return items[self.iterations % every::every]
 
     def moved(self) -> list[tuple[Table, Tensor]]:
         others = (_moved(self.numbers, [place], [self.reach]) for place in self.places)
@@ -208,8 +214,9 @@ class _Learning:
         errors = torch.cat([self.student.errors(numbers, part) for part in self.parts])
         return float((errors + FLOOR).log().mean()), score_of(errors).median
 
-    def tries(self, squares: Tensor, little: float) -> Iterator[None]:
-        """Moves all numbers by what the squares say, by less until the loss falls."""
+    def tries(self, squares: Tensor, little: float, calls: int) -> Iterator[None]:
+        """Moves all numbers by what the squares say, by less until the loss falls; where it falls by less than `little`
+        for each run since the lesson had so many calls, the next stage begins."""
         before, damping, stage = float(self.kept["loss"]), float(self.kept["damping"]), int(self.kept["reach"])
         losses = self.kept["losses"].tolist()
         while damping < MOST:
@@ -220,7 +227,8 @@ class _Learning:
                 break
             damping *= 8.0
             yield
-        if not float(self.kept["loss"]) < before - little:
+        runs = (self.student.lesson.calls - calls) / (sum(map(len, self.parts)) * len(self.kept["levels"]))
+        if not float(self.kept["loss"]) < before - little * runs:
             self.kept = {**self.kept, "reach": torch.tensor(stage + 1), "damping": torch.tensor(DAMPING)}
         yield
 
@@ -243,9 +251,15 @@ def _most(student: PlanLesson, numbers: Numbers, places: list[tuple[int, int]], 
     begun, base = time.monotonic(), student.table(numbers)
     like = student.walk(base, numbers.told, items)
     run = max(time.monotonic() - begun, 1e-9) / len(items)
-    others = (_moved(numbers, [place], [REACHES[0]]) for place in places)
+    others = (_moved(numbers, [place], [STAGES[0][0]]) for place in places)
     left = sum(len(base.levels) - _agree(student.table(other), other.told, like) for other in others)
-    return max(int(min(seconds / (run * (2.0 + left / len(base.levels))), 1e9)), FEWEST)
+    whole, slopes = min(seconds / run, 1e9), 1.0 + left / len(base.levels)  # in runs of one noise
+    many = whole / (1.0 + slopes / STAGES[0][1])
+    return max(int(many if many > STAGES[0][1] * THICK else whole - THICK * slopes), FEWEST)
+
+
+def _parts(items: list[int], size: int) -> list[list[int]]:
+    return [items[i:i + size] for i in range(0, len(items), size)]
 
 
 def training_items(lesson: Lesson) -> list[int]:

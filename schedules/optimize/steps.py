@@ -17,7 +17,7 @@ from .teacher import Lesson, Plan, Score, score_of, taught, teacher_cost
 FEW, FEWEST = 8, 12  # noises that every family is tried on, before the best few are on all; that are taken at least
 HEATS, APART = 5, 0.4  # schedules that levels are learned from for a while, and how far apart in log sigma they are
 HEAT_NOISES, HEAT_NUMBERS = 16, 1024  # that they are learned on: so many noises, or more if a latent has few numbers
-HEAT_ITERATIONS, HEAT_LITTLE = 20, 0.01  # and how far
+HEAT_ITERATIONS, HEAT_LITTLE = 20, 0.003  # and how far
 
 
 class Found(NamedTuple):
