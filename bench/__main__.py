@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..models.weights import NETWORKS
+from .editing import MODELS
 from .shapes import COUNTS, measure_cost, measure_model, write_card
 from .solvers_problems import PROBLEMS
 
@@ -122,6 +123,21 @@ def learned(
             raise typer.BadParameter(f"WHAT must be one of {', '.join(made)}, got {name}")
         for table in made[name]():
             shown.print(table, highlight=False)
+
+
+@app.command("drag")
+def drag_command(
+    model: Annotated[str, typer.Option(help="shapes-unet or shapes-dit.")] = "shapes-unet",
+    count: Annotated[int, typer.Option(help="Scenes of one thing, each dragged 32 px.", min=1)] = 16,
+) -> None:
+    """Where Drag takes a thing, what is left of it, and what it does to the ground. Half a minute a scene."""
+    from . import drag
+
+    if model not in MODELS:
+        raise typer.BadParameter(f"model must be one of {', '.join(MODELS)}, got {model}")
+    shown = Console(width=None if sys.stdout.isatty() else 160)
+    for table in drag.tables(model, count):
+        shown.print(table, highlight=False)
 
 
 def _check_kept(folder: Path | None, *, kept: bool) -> None:

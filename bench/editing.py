@@ -15,7 +15,7 @@ from ..host.embedded.sampling import Noise
 from ..models.weights import shapes_judge
 from .editing_edits import ATTRIBUTES, Edit, edits_of, judged, pictures_of
 from .editing_ways import NODES, WAYS, Task
-from .shapes import load
+from .shapes import encoded, load
 
 MODELS = ("shapes-unet", "shapes-dit")
 SEED, PART, STEPS = 25, 32, 12
@@ -135,10 +135,3 @@ def made(setting: Setting, edits: list[Edit], originals: Tensor) -> tuple[Tensor
         seconds += time.perf_counter() - started
         out.append(vae.decode(latents))
     return torch.cat(out), {"evaluations": sum(evaluated) / len(edits), "seconds": seconds / len(edits)}
-
-
-def encoded(clip, words: list[str]) -> list:
-    """A CONDITIONING with a prompt for every picture of a batch."""
-    found = [clip.encode_from_tokens_scheduled(clip.tokenize(text))[0] for text in words]
-    return [[torch.cat([cond for cond, _ in found]),
-             {"pooled_output": torch.cat([more["pooled_output"] for _, more in found])}]]

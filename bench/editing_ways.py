@@ -4,9 +4,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .. import NODE_CLASS_MAPPINGS
 from ..host.embedded.core_sampling import named_sampler
 from ..host.embedded.sampling import Guider
+from .shapes import node
 
 
 class Task(NamedTuple):
@@ -23,14 +23,6 @@ class Task(NamedTuple):
     sigmas: Tensor
     cfg: float
     seed: int
-
-
-def node(name: str, **given):
-    """What a node gives with its defaults, and what is given."""
-    cls = NODE_CLASS_MAPPINGS[name]
-    shown = cls.INPUT_TYPES()["required"]
-    defaults = {key: spec[1]["default"] for key, spec in shown.items() if "default" in spec[1]}
-    return getattr(cls(), cls.FUNCTION)(**{**defaults, **given})
 
 
 def sampled(task: Task, sampler, *, latents: Tensor | None = None, model=None) -> Tensor:

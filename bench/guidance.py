@@ -15,7 +15,7 @@ from ..models.quality import judge_pictures, true_features
 from ..models.shapes import draw
 from ..models.train.scenes import scenes_of
 from ..models.weights import shapes_judge
-from .shapes import COUNTS, SEED, captions_of, load
+from .shapes import COUNTS, SEED, captions_of, encoded, load, node
 
 MODELS = {"shapes-unet": "", "shapes-dit": "shapes-dit-small"}  # name -> the worse model beside it
 SCALES = (1.0, 1.5, 2.0, 3.0, 5.0)
@@ -43,13 +43,6 @@ class Setting:
         """Where the row of this setting is kept."""
         key = json.dumps([asdict(self), count, STEPS], sort_keys=True)
         return folder / f"{self.model}-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}"
-
-
-def node(name: str, model, **changes):
-    """What a guidance node gives with its defaults."""
-    cls = NODE_CLASS_MAPPINGS[name]
-    inputs = {key: spec[1]["default"] for key, spec in cls.INPUT_TYPES()["required"].items() if "default" in spec[1]}
-    return getattr(cls(), cls.FUNCTION)(model=model, **{**inputs, **changes})[0]
 
 
 def plain_settings(model: str) -> list[Setting]:
@@ -178,20 +171,13 @@ def made(setting: Setting, captions: list[str]) -> tuple[Tensor, float]:
         part = slice(i, i + setting.part)
         patched = model
         for name, changes in setting.nodes:
-            beside = {"bad_model": worse[0], "bad_positive": _encoded(worse[1], words[part])} \
+            beside = {"bad_model": worse[0], "bad_positive": encoded(worse[1], words[part])} \
                 if name == "OdeonAutoGuidance" else {}
-            patched = node(name, patched, **changes, **beside)
-        guider = Guider(patched, _encoded(clip, words[part]), _encoded(clip, [""]), setting.cfg)
+            patched = node(name, model=patched, **changes, **beside)[0]
+        guider = Guider(patched, encoded(clip, words[part]), encoded(clip, [""]), setting.cfg)
         out = guider.sample(noise[part], latents[part], named_sampler("euler"), sigmas, seed=SEED)
         pictures.append(vae.decode(out).movedim(-1, 1) * 2.0 - 1.0)
     return torch.cat(pictures), sum(evaluated) / len(captions)
-
-
-def _encoded(clip, words: list[str]) -> list:
-    """A CONDITIONING with a prompt for every picture of a batch."""
-    found = [clip.encode_from_tokens_scheduled(clip.tokenize(text))[0] for text in words]
-    return [[torch.cat([cond for cond, _ in found]),
-             {"pooled_output": torch.cat([more["pooled_output"] for _, more in found])}]]
 
 
 def figures(pictures: Tensor, captions: list[str], *, seeds: int = 1, reference: Tensor | None = None) -> dict:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .. import NODE_CLASS_MAPPINGS
 from ..editing.operators import Operator
 from ..host.embedded.core_sampling import model_sigmas, named_sampler
 from ..host.embedded.sampling import Guider, Noise
@@ -17,7 +16,7 @@ from ..models.quality import judge_pictures
 from ..models.shapes import draw
 from ..models.train.scenes import scenes_of
 from ..models.weights import shapes_judge
-from .shapes import COUNTS, SEED, load
+from .shapes import COUNTS, SEED, encoded, load, node
 
 MODELS = ("shapes-unet", "shapes-dit")
 TASKS = {"4x downscale": {"kind": "downscale", "factor": 4}, "half inpainting": {"kind": "inpaint"},
@@ -107,7 +106,7 @@ def restored(setting: Setting, true: Tensor, captions: list[str]) -> tuple[Tenso
     for i in tqdm(range(0, len(true), PART), desc=f"{setting.model}, {setting.task}, {setting.name}"):
         part = slice(i, i + PART)
         operator, measurement = node("OdeonOperator", image=true[part], mask=mask, **TASKS[setting.task])
-        guider = Guider(model, _encoded(clip, captions[part]), _encoded(clip, [""]), CFG)
+        guider = Guider(model, encoded(clip, captions[part]), encoded(clip, [""]), CFG)
         start, sampler, steps = latents[part], named_sampler("euler"), setting.steps
         if setting.method == PLAIN:
             y = measurement.movedim(-1, 1) * 2.0 - 1.0
@@ -119,17 +118,3 @@ def restored(setting: Setting, true: Tensor, captions: list[str]) -> tuple[Tenso
         sigmas = model_sigmas(model, "normal", steps)[-setting.steps - 1:]
         made.append(vae.decode(guider.sample(noise[part], start, sampler, sigmas, seed=SEED)))
     return torch.cat(made), operator, sum(evaluated) / len(true)
-
-
-def node(name: str, **changes) -> tuple:
-    """What a node gives with its defaults but for the changes."""
-    cls = NODE_CLASS_MAPPINGS[name]
-    inputs = {key: spec[1]["default"] for key, spec in cls.INPUT_TYPES()["required"].items() if "default" in spec[1]}
-    return getattr(cls(), cls.FUNCTION)(**{**inputs, **changes})
-
-
-def _encoded(clip, words: list[str]) -> list:
-    """A CONDITIONING with a prompt for every picture of a batch."""
-    found = [clip.encode_from_tokens_scheduled(clip.tokenize(text))[0] for text in words]
-    return [[torch.cat([cond for cond, _ in found]),
-             {"pooled_output": torch.cat([more["pooled_output"] for _, more in found])}]]

@@ -25,6 +25,7 @@ from ..schedules.optimize.ld3_levels import decoupled
 from ..schedules.optimize.ld3_training import LD3
 from ..schedules.optimize.teacher import Lesson, teach
 from ..schedules.optimize.time_tuner import Tuning, label_clock, tune_times
+from .shapes import captions_of, load, node
 from .solvers_problems import load_mixture
 
 GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "golden" / "schedules"
@@ -160,8 +161,6 @@ def learn_once(steps: int, pictures: int = 4) -> None:
     """Writes to stdout by how much the peak memory rose, in MB."""
     from ..host.denoiser import Denoiser
     from ..schedules.power import power_sigmas
-    from .shapes import load
-
     model, clip, _ = load("shapes-unet")
     context = clip.encode_from_tokens_scheduled(clip.tokenize("a red star on sand"))[0][0]
     denoise = Denoiser(lambda x, sigma: model.apply_model(x, sigma, context, {}), {}, batch=pictures)
@@ -179,36 +178,29 @@ def learn_once(steps: int, pictures: int = 4) -> None:
 
 def shapes_reports() -> Iterator[str]:
     """What the two nodes say of shapes-unet and shapes-dit, as they come from the menu but for fewer iterations."""
-    from ..nodes.optimize_learned import OdeonOptimizeLD3, OdeonOptimizeTimeTuner
-
     unipc = _unipc()
-    asked = {OdeonOptimizeLD3: ({"sampler": unipc}, {"sampler": unipc, "decouple": "label_only"}),
-             OdeonOptimizeTimeTuner: ({"iterations": 25, "rate": 0.02, "samples": 18},)}
+    asked = {"OdeonOptimizeLD3": ({"sampler": unipc}, {"sampler": unipc, "decouple": "label_only"}),
+             "OdeonOptimizeTimeTuner": ({"iterations": 25, "rate": 0.02, "samples": 18},)}
     for name, scheduler in (("shapes-unet", "normal"), ("shapes-dit", "simple")):
         shared = _asked_of(name, 3)
         shared["sigmas"] = model_sigmas(shared["model"], scheduler, 6)
-        for node, choices in asked.items():
+        for which, choices in asked.items():
             for more in choices:
-                report = node().run(**{**defaults(node), **shared, **more})["result"][1]
-                yield f"{name}, 6 {scheduler} steps, {node.TITLE}, {more.get('decouple', '')}\n{report}\n"
+                report = node(which, **{**shared, **more})[1]
+                yield f"{name}, 6 {scheduler} steps, {which}, {more.get('decouple', '')}\n{report}\n"
 
 
 def shipped(minutes: float = 6.0) -> Iterator[str]:
     """Learns the steps and plans that come with the pack, for 6 calls of UniPC at CFG 3, into models/schedules."""
-    from ..nodes.optimize_plan import OdeonOptimizePlan
-    from ..nodes.optimize_steps import OdeonOptimizeSteps
-    from ..nodes.schedules_files import OdeonSavePlan, OdeonSaveSigmas
-
     unipc, folder = _unipc(), Path(os.environ["ODEON_FOLDER"]) / "odeon_schedules"
     for name in ("shapes-unet", "shapes-dit"):
         shared = {**_asked_of(name, 12), "sampler": unipc, "samples": 48, "batch": 16, "minutes": minutes}
-        sigmas, report, _, about = OdeonOptimizeSteps().run(**{**defaults(OdeonOptimizeSteps), **shared, "steps": 6})[
-            "result"]
-        OdeonSaveSigmas().save(sigmas, f"{name}-6", about)
+        sigmas, report, _, about = node("OdeonOptimizeSteps", **shared, steps=6)
+        node("OdeonSaveSigmas", sigmas=sigmas, name=f"{name}-6", about=about)
         yield f"{name}-6\n{report}\n"
         shared |= {"sigmas": model_sigmas(shared["model"], "simple", 6), "teacher_steps": 60}
-        sampler, _, report, *_ = OdeonOptimizePlan().run(**{**defaults(OdeonOptimizePlan), **shared})["result"]
-        OdeonSavePlan().save(sampler, f"{name}-plan-6")
+        sampler, _, report, *_ = node("OdeonOptimizePlan", **shared)
+        node("OdeonSavePlan", sampler=sampler, name=f"{name}-plan-6")
         yield f"{name}-plan-6\n{report}\n"
         for made in (f"{name}-6", f"{name}-plan-6"):
             (SCHEDULE_FOLDER / f"{made}.safetensors").write_bytes((folder / f"{made}.safetensors").read_bytes())
@@ -216,27 +208,17 @@ def shipped(minutes: float = 6.0) -> Iterator[str]:
 
 def _unipc():
     """The SAMPLER as it comes from the menu; what nodes keep goes into a folder of its own."""
-    from ..nodes.samplers import OdeonSamplerUniPC
-
     os.environ["ODEON_FOLDER"] = tempfile.mkdtemp()
-    return OdeonSamplerUniPC().build(**defaults(OdeonSamplerUniPC))[0]
+    return node("OdeonSamplerUniPC")[0]
 
 
 def _asked_of(name: str, count: int) -> dict:
     """A Shapes model, so many held-out captions and an empty latent, as inputs of an optimizer."""
-    from .shapes import captions_of, load
-
     model, clip, _ = load(name)
     positive = [entry for words in captions_of((1, 2, 3), count)
                 for entry in clip.encode_from_tokens_scheduled(clip.tokenize(words))]
     return {"model": model, "positive": positive, "latent": {"samples": torch.zeros(1, 4, 16, 16)},
             "negative": clip.encode_from_tokens_scheduled(clip.tokenize(""))}
-
-
-def defaults(node) -> dict:
-    """A node's inputs as they come from the menu."""
-    return {name: spec[1]["default"] for group in node.INPUT_TYPES().values() for name, spec in group.items()
-            if "default" in spec[1]}
 
 
 def _name(asked: dict) -> str:

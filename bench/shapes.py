@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .. import NODE_CLASS_MAPPINGS
 from ..host.embedded import make_clip, make_network, make_vae
 from ..host.embedded.core_sampling import model_sigmas, named_sampler
 from ..host.embedded.sampling import Guider, Noise
@@ -32,6 +33,22 @@ def load(model: str) -> tuple:
     return network, make_clip(ShapesTokenizer(), trained.text), make_vae(codec, ratio=8)
 
 
+def node(name: str, /, **changes) -> tuple:
+    """What a node gives with its defaults but for the changes."""
+    cls = NODE_CLASS_MAPPINGS[name]
+    inputs = {key: spec[1]["default"] for group in cls.INPUT_TYPES().values() for key, spec in group.items()
+              if "default" in spec[1]}
+    out = getattr(cls(), cls.FUNCTION)(**{**inputs, **changes})
+    return out["result"] if isinstance(out, dict) else out
+
+
+def encoded(clip, words: list[str]) -> list:
+    """A CONDITIONING with a prompt for every picture of a batch."""
+    found = [clip.encode_from_tokens_scheduled(clip.tokenize(text))[0] for text in words]
+    return [[torch.cat([cond for cond, _ in found]),
+             {"pooled_output": torch.cat([more["pooled_output"] for _, more in found])}]]
+
+
 @torch.inference_mode()
 def pictures(parts: tuple, captions: list[str], *, cfg: float, steps: int, sampler: str = "euler",
              scheduler: str = "normal", progress=None) -> Tensor:
@@ -42,11 +59,8 @@ def pictures(parts: tuple, captions: list[str], *, cfg: float, steps: int, sampl
     noise = Noise(SEED).generate_noise({"samples": latents})
     made = []
     for i in range(0, len(captions), PART):
-        words = [clip.encode_from_tokens_scheduled(clip.tokenize(text))[0] for text in captions[i:i + PART]]
-        positive = [[torch.cat([cond for cond, _ in words]),
-                     {"pooled_output": torch.cat([more["pooled_output"] for _, more in words])}]]
-        negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
-        guider = Guider(model, positive, negative, cfg)
+        words = captions[i:i + PART]
+        guider = Guider(model, encoded(clip, words), encoded(clip, [""]), cfg)
         out = guider.sample(noise[i:i + PART], latents[i:i + PART], named_sampler(sampler), sigmas, seed=SEED)
         made.append(vae.decode(out).movedim(-1, 1) * 2.0 - 1.0)
         if progress:

@@ -3,8 +3,8 @@ import pytest
 import torch
 from embedded_editing import build, shapes
 
-from odeon.bench.editing import encoded
 from odeon.bench.editing_ways import WAYS, Task
+from odeon.bench.shapes import encoded
 from odeon.host.embedded.core_nodes import VAEEncode
 from odeon.host.embedded.core_sampling import model_sigmas
 

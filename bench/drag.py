@@ -1,21 +1,21 @@
-"""What Drag does to a thing that it is to take to another place: the figures of its help page, by
-`python tests/drag_figures.py [COUNT [KEY=VALUE ...]]`; the values are the node's, of all runs."""
+"""What Drag does to a thing that it is to take to another place: the figures of its help page."""
 import math
 import random
-import sys
+from collections.abc import Iterator
 
-import conftest  # noqa: F401  loads the checkout as odeon
 import torch
-from embedded_editing import build, shapes, words
+from rich.table import Table
+from torch import Tensor
 
-from odeon.models.shapes import RADII, draw, sample_scene
+from ..models.shapes import RADII, Scene, draw, sample_scene
+from .shapes import encoded, load, node
 
 FAR = 32  # px, from one of the places that things stand at to the next
 SETTINGS = {"strength": 0.6, "n_pix_step": 60, "lr": 0.05, "steps": 20}
 SEEN = 0.2  # of colours from the ground's: a pixel of a thing
 
 
-def scenes(count, seed=3):
+def scenes(count: int, seed: int = 3) -> list[tuple[Scene, int]]:
     """Training scenes of one thing on the left or on the right, and how far it is to the middle."""
     rng, found = random.Random(seed), []
     while len(found) < count:
@@ -25,26 +25,26 @@ def scenes(count, seed=3):
     return found
 
 
-def to_the_middle(scene, far):
+def to_the_middle(scene: Scene, far: int) -> Scene:
     thing = scene.things[0]
     return scene._replace(things=(thing._replace(place="middle", center=(thing.center[0] + far, thing.center[1])),))
 
 
-def dragged(scene, far, kind="shapes-unet", **changes):
+def dragged(scene: Scene, far: int, model: str, **changes) -> Tensor:
     """The picture (128, 128, 3) after the thing's middle was dragged to the middle, under the words of the wanted one;
     what may change is masked."""
-    model, clip, vae = shapes(kind)
+    network, clip, vae = load(model)
     (x, y), reach = scene.things[0].center, RADII["large"][1] + 6.0
     mask, ends = torch.zeros(1, 128, 128), sorted((x, x + far))
     mask[:, int(y - reach):int(y + reach), max(int(ends[0] - reach), 0):int(ends[1] + reach)] = 1.0
     with torch.inference_mode():
-        out, _ = build("OdeonDrag", model=model, vae=vae, positive=words(clip, to_the_middle(scene, far).caption),
-                       image=draw(scene)[None], points=f"{x:.0f},{y:.0f} -> {x + far:.0f},{y:.0f}", mask=mask,
-                       **{**SETTINGS, **changes})
+        out, _ = node("OdeonDrag", model=network, vae=vae, positive=encoded(clip, [to_the_middle(scene, far).caption]),
+                      image=draw(scene)[None], points=f"{x:.0f},{y:.0f} -> {x + far:.0f},{y:.0f}", mask=mask,
+                      **{**SETTINGS, **changes})
     return out[0]
 
 
-def figures(picture, scene, far):
+def figures(picture: Tensor, scene: Scene, far: int) -> dict[str, float]:
     """off: px between the middle of what is seen and where it was to be; size: its area as a share of what it was;
     left behind, elsewhere: rms in 255ths from plain ground where the thing was, from the picture outside of both."""
     before, wanted, thing = draw(scene), draw(to_the_middle(scene, far)), scene.things[0]
@@ -62,22 +62,18 @@ def figures(picture, scene, far):
             "elsewhere": rms(picture, before, ~near[0] & ~near[1])}
 
 
-def _middle(picture, ground):
+def _middle(picture: Tensor, ground: Tensor) -> tuple[float, float, int]:
     """(x, y, pixels) of what is not ground."""
     rows, columns = torch.nonzero((picture - ground).abs().amax(-1) > SEEN, as_tuple=True)
     return (columns.float().mean().item(), rows.float().mean().item(), len(rows)) if len(rows) else (64.0, 64.0, 0)
 
 
-def main(count=16, **changes):
+def tables(model: str, count: int) -> Iterator[Table]:
+    """Mean and median of the figures of so many scenes, by radius."""
     for radius in (24, 2):
-        rows = [figures(dragged(*pair, radius=radius, **changes), *pair) for pair in scenes(count)]
-        found = {name: sorted(row[name] for row in rows) for name in rows[0]}
-        sys.stdout.write(f"radius {radius}: " + ", ".join(
-            f"{name} {sum(of) / count:.2f} (median {of[count // 2]:.2f})" for name, of in found.items()) + "\n")
-        sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    given = dict(value.split("=") for value in sys.argv[2:])
-    main(int(sys.argv[1]) if sys.argv[1:] else 16, **{
-        key: value if key == "kind" else type(SETTINGS.get(key, 0.0))(value) for key, value in given.items()})
+        rows = [figures(dragged(*pair, model, radius=radius), *pair) for pair in scenes(count)]
+        table = Table("figure", "mean", "median", title=f"{model}, {count} scenes, radius {radius}")
+        for name in rows[0]:
+            found = sorted(row[name] for row in rows)
+            table.add_row(name, f"{sum(found) / count:.2f}", f"{found[count // 2]:.2f}")
+        yield table
