@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.table import Table
 
 from ..models.weights import NETWORKS
-from .editing import MODELS
 from .shapes import COUNTS, measure_cost, measure_model, write_card
 from .solvers_problems import PROBLEMS
 
@@ -130,8 +129,9 @@ def drag_command(
     model: Annotated[str, typer.Option(help="shapes-unet or shapes-dit.")] = "shapes-unet",
     count: Annotated[int, typer.Option(help="Scenes of one thing, each dragged 32 px.", min=1)] = 16,
 ) -> None:
-    """Where Drag takes a thing, what is left of it, and what it does to the ground. Half a minute a scene."""
+    """Where Drag takes a thing, what is left of it, and what it does to the ground."""
     from . import drag
+    from .editing import MODELS
 
     if model not in MODELS:
         raise typer.BadParameter(f"model must be one of {', '.join(MODELS)}, got {model}")

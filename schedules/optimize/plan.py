@@ -15,8 +15,9 @@ from .teacher import Lesson, calls_of, score_of
 FREE = ("levels+coefficients", "levels", "coefficients", "all")
 FLOOR = 1e-4  # of the distances in the loss, in units of a picture's size: below it nothing is seen
 BEST = ("theta", "change", "told", "sigmas", "levels", "x", "d", "losses", "loss", "damping", "reach")  # in a state
-STAGES = ((0.05, 3), (0.01, 1))  # by how much a number is moved to see where the ends go, and on which share of the
-THICK = 8  # noises, one of so many; but never on fewer noises than this
+# by how much a number is moved to see where the ends go, and that one noise of so many is asked: first far, then near
+STAGES = ((0.05, 3), (0.01, 1))
+THICK = 8  # noises that are asked at least
 FARTHEST = 0.5  # that a number moves in one iteration
 DAMPING, LEAST, MOST = 1e-2, 1e-4, 10.0  # of the least squares, in shares of their diagonal: first, and its ends
 FEWEST, SHARE = 8, 0.2  # noises that are learned from at least, where an iteration takes more than this of the time
@@ -247,7 +248,7 @@ class _Learning:
 
 def _most(student: PlanLesson, numbers: Numbers, places: list[tuple[int, int]], items: list[int], seconds: float
           ) -> int:
-    """Noises of which an iteration takes so long, by the time that a run of these takes; FEWEST at least."""
+    """Noises of which an iteration of the first stage takes so long, by the time of a run of these; FEWEST at least."""
     begun, base = time.monotonic(), student.table(numbers)
     like = student.walk(base, numbers.told, items)
     run = max(time.monotonic() - begun, 1e-9) / len(items)
