@@ -75,27 +75,33 @@ def schedules(
     problem: Annotated[list[str] | None, typer.Option(help="Only this one; all without it.")] = None,
     steps: Annotated[list[int] | None, typer.Option(help="Only this number of steps; 5, 7 and 10 without it.")] = None,
     solver: Annotated[list[str] | None, typer.Option(help="Learned for only this one; all four without it.")] = None,
+    only: Annotated[str, typer.Option(help="One learned row alone, as 'learned plan'; everything without it.")] = "",
     quick: Annotated[bool, typer.Option(help="Three learning iterations each, to see that it works.")] = False,
     workers: Annotated[int, typer.Option(help="Processes; 0 is one for each processor.")] = 0,
-    write: Annotated[bool, typer.Option(help="Put tables and plot into docs/schedules.md of the checkout.")] = False,
+    write: Annotated[bool, typer.Option(help="Put tables and plot into docs/schedules.md of the checkout, beside what "
+                                             "docs/schedules.json has of earlier runs.")] = False,
     folder: Annotated[Path | None, typer.Option(help="Keeps what was measured here, to go on after a stop.")] = None,
     kept: Kept = False,
 ) -> None:
     """Distance to an accurate run by schedule and solver, learned levels and plans beside ComfyUI's. Hours for all."""
     from . import schedules_page
-    from .schedules import SOLVERS, STEPS, measure
+    from .schedules import LEARNED, SOLVERS, STEPS, measure
     from .schedules_problems import PROBLEMS as NAMES
 
     names = problem or list(NAMES)
     if not set(names) <= set(NAMES):
         raise typer.BadParameter(f"problem must be one of {', '.join(NAMES)}, got {', '.join(names)}")
+    if only and only not in LEARNED:
+        raise typer.BadParameter(f"only must be one of {', '.join(LEARNED)}, got {only}")
     if not set(solver or []) <= set(SOLVERS):
         raise typer.BadParameter(f"solver must be one of {', '.join(SOLVERS)}, got {', '.join(solver)}")
     _check_kept(folder, kept=kept)
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-    rows, teachers = measure(names, steps=tuple(steps or STEPS), solvers=solver, quick=quick, workers=workers,
-                             folder=folder, kept=kept)
+    rows, teachers = measure(names, steps=tuple(steps or STEPS), solvers=solver, only=only, quick=quick,
+                             workers=workers, folder=folder, kept=kept)
+    if write:
+        rows, teachers = schedules_page.with_kept(rows, teachers)
     shown = Console(width=None if sys.stdout.isatty() else 160)
     shown.print(*schedules_page.tables(rows, teachers), highlight=False)
     if write:

@@ -21,13 +21,13 @@ from ..samplers.exponential_adams import plan_exponential_adams
 from ..samplers.linear import Step
 from ..samplers.pndm import plan_pndm
 from ..samplers.process import FLOW
-from ..samplers.table import Table, steps_of_table, table_of
+from ..samplers.table import Table, steps_of_table, table_of, widened
 from ..samplers.unipc import plan_unipc
 from ..schedules.align_your_steps import align_your_steps_sigmas
 from ..schedules.classic import SCHEDULERS, classic_sigmas
 from ..schedules.gits_table import gits_sigmas
-from ..schedules.optimize.fitted_levels import power_starts, search_fitted_levels
-from ..schedules.optimize.plan import told_model
+from ..schedules.optimize.fitted_levels import REACH, power_starts, search_fitted_levels
+from ..schedules.optimize.plan import GUIDED, told_model
 from ..schedules.optimize.steps import FEW, Search, same_start, search_lesson, table_in
 from ..schedules.optimize.teacher import Lesson, Score, score_of
 from .schedules_problems import Problem, frechet_of, problem
@@ -35,7 +35,7 @@ from .schedules_searches import BY_SOLVER, EULER_ONLY, SHARED
 
 STEPS = (5, 7, 10)
 LEARNED = {"learned levels": "levels", "learned plan": "levels+coefficients",  # and what is free
-           "learned plan, told levels too": "all"}
+           "learned plan, told levels too": "all", "learned plan, guidance too": GUIDED}
 PICTURES = 256  # that the Frechet distance is taken of
 SOLVERS = {
     "DPM-Solver++ 2M": lambda sigmas, on: plan_dpm_solver_pp(sigmas, order=2, process=on.process),
@@ -49,6 +49,7 @@ STOCK = {  # ComfyUI's other samplers of one call a step without noise, for "the
     "ipndm": lambda sigmas, on: plan_pndm(sigmas, variant="iPNDM", process=on.process),
     "uni_pc": lambda sigmas, on: plan_unipc(sigmas, order=3, variant="bh1", process=on.process),
 }
+TABLES = {"AYS table": align_your_steps_sigmas, "GITS table": gits_sigmas}
 ITERATIONS = 400  # of learning at most; it ends by itself long before
 
 
@@ -70,33 +71,34 @@ class Row(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A solver on a problem at a number of steps, with the teacher's ends; '' is all of STOCK. fit: see fit_of; quick:
-    few iterations, for a test."""
+    """A solver on a problem at a number of steps, with the teacher's ends; '' is all of STOCK. fits: see _kept_fits;
+    quick: few iterations, for a test; only: this one of LEARNED alone."""
     problem: str
     steps: int
     solver: str
     targets: Tensor
-    fit: dict[str, Tensor] | None = None
+    fits: dict[bool, dict[str, Tensor]] | None = None
     quick: bool = False
+    only: str = ""
 
 
-def measure(names: list[str], *, steps=STEPS, solvers=None, quick: bool = False, workers: int = 0,
+def measure(names: list[str], *, steps=STEPS, solvers=None, only: str = "", quick: bool = False, workers: int = 0,
             folder: Path | None = None, kept: bool = False) -> tuple[list[Row], dict[str, float]]:
     """Every row on every problem, a process for each processor; and the teacher's own error by problem.
 
-    solvers: only these of SOLVERS, beside STOCK. folder: keeps what was measured, a file a problem, number of steps and
-    solver; what is there isn't measured again. kept: only what is there already."""
-    wanted = [Job(name, count, solver, None, None, quick) for count in steps for name in names
-              for solver in ("", *(solvers or SOLVERS))]
+    solvers: only these of SOLVERS, beside STOCK. only: this one of LEARNED alone. folder: keeps what was measured, a
+    file a problem, number of steps and solver; what is there isn't measured again. kept: only what is there already."""
+    wanted = [Job(name, count, solver, None, None, quick, only) for count in steps for name in names
+              for solver in (*[""] * (not only), *(solvers or SOLVERS))]
     if kept:
         wanted = [job for job in wanted if _file_of(job, folder).is_file()]
     with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
         teachers = {name: pool.submit(_taught, name, folder) for name in dict.fromkeys(job.problem for job in wanted)}
         wanted = [job._replace(targets=teachers[job.problem].result()[0]) for job in wanted]
-        fits = {job[:2]: pool.submit(_kept_fit, job, folder) for job in wanted
+        fits = {job[:2]: pool.submit(_kept_fits, job, folder) for job in wanted
                 if job.solver and not (folder and _file_of(job, folder).is_file())}
         jobs = [pool.submit(_kept_job, job._replace(
-            fit=fits[job[:2]].result() if job.solver and job[:2] in fits else None), folder) for job in wanted]
+            fits=fits[job[:2]].result() if job.solver and job[:2] in fits else None), folder) for job in wanted]
         done = [job.result() for job in tqdm(as_completed(jobs), total=len(jobs), desc="problems by steps and solver")]
         whole = _whole([row for found in done for row in found], list(teachers))
         judged = [pool.submit(_kept_judged, rows, quick, folder) for rows in whole]
@@ -125,7 +127,8 @@ def _taught(name: str, folder: Path | None) -> tuple[Tensor, float]:
 
 
 def _file_of(job: Job, folder: Path) -> Path:
-    return folder / f"{job.problem}-{job.steps}-{job.solver or 'stock'}{'-quick' * job.quick}.json"
+    parts = (job.problem, str(job.steps), job.solver or "stock", job.only, "quick" * job.quick)
+    return folder / f"{'-'.join(filter(None, parts))}.json"
 
 
 def _kept_job(job: Job, folder: Path | None) -> list[Row]:
@@ -138,28 +141,36 @@ def _kept_job(job: Job, folder: Path | None) -> list[Row]:
     return rows
 
 
-def _kept_fit(job: Job, folder: Path | None) -> dict[str, Tensor]:
-    file = folder and folder / f"{job.problem}-{job.steps}-fit{'-quick' * job.quick}.safetensors"
-    if file and file.is_file():
-        return read_tensors(file)[0]
-    found = fit_of(job)
-    if file:
-        write_tensors(file, found, {"problem": job.problem, "steps": job.steps})
+def _kept_fits(job: Job, folder: Path | None) -> dict[bool, dict[str, Tensor]]:
+    """fit_of() by its `guided`, those that the job needs."""
+    found = {}
+    for guided in (False, True)[:1 + problem(job.problem).guided]:
+        if job.only and guided != (LEARNED[job.only] == GUIDED):
+            continue
+        kind = f"fit{'-guided' * guided}{'-quick' * job.quick}"
+        file = folder and folder / f"{job.problem}-{job.steps}-{kind}.safetensors"
+        if file and file.is_file():
+            found[guided] = read_tensors(file)[0]
+            continue
+        found[guided] = fit_of(job, guided=guided)
+        if file:
+            write_tensors(file, found[guided], {"problem": job.problem, "steps": job.steps})
     return found
 
 
-def fit_of(job: Job) -> dict[str, Tensor]:
+def fit_of(job: Job, *, guided: bool = False) -> dict[str, Tensor]:
     """What every learned plan of a problem and number of steps starts from: the "levels" whose fitted plan ends nearest
-    and its coefficients "d" (M + 1, M), the same for every solver of one call a step, whose own are fitted over; and
-    its "cost", seconds and calls."""
+    and its coefficients "d" (a Table's), the same for every solver of one call a step, whose own are fitted over; and
+    its "cost", seconds and calls. guided: with coefficients of what guidance made."""
     torch.set_num_threads(1)
     on = problem(job.problem)
     lesson = on.lesson(lambda sigmas: SOLVERS["Euler"](sigmas, on), job.targets)
     starts = [*same_start(stock_levels(on, job.steps) | table_levels(on, job.steps), on.top).values(),
               *power_starts(on.top, job.steps, on.process)]
-    found, *cost = timed(on, lambda: [*search_fitted_levels(lesson, starts[:4] if job.quick else starts,
-                                                            process=on.process)][-1].state)
-    table = table_of(lesson.plan(found["levels"].tolist()))
+    found, *cost = timed(on, lambda: [*search_fitted_levels(
+        lesson, starts[:4] if job.quick else starts, process=on.process, reach=0.0 if job.quick else REACH[0],
+        guided=guided)][-1].state)
+    table = widened(table_of(lesson.plan(found["levels"].tolist())), 1 + guided)
     return {"levels": found["levels"], "d": table.d + found["change"], "cost": torch.tensor(cost, dtype=torch.float64)}
 
 
@@ -176,9 +187,10 @@ def measure_job(job: Job) -> list[Row]:
         return rows
     lesson = on.lesson(lambda sigmas: SOLVERS[job.solver](sigmas, on), job.targets)
     tables = table_levels(on, job.steps)
-    rows += [_row(job, lesson, name, levels, "stock") for name, levels in stock.items()]
-    rows += [_row(job, lesson, name, levels, "table") for name, levels in tables.items()]
-    for name, search in SHARED.items():
+    if not job.only:
+        rows += [_row(job, lesson, name, levels, "stock") for name, levels in stock.items()]
+        rows += [_row(job, lesson, name, levels, "table") for name, levels in tables.items()]
+    for name, search in () if job.only else SHARED.items():
         levels, *cost = timed(on, lambda search=search: search(on, job.steps, job.targets))
         rows.append(_row(job, lesson, name, levels, "search")._replace(seconds=cost[0], calls=cost[1]))
     for name, score, (seconds, calls), way in learned(lesson, on, job, stock | tables):
@@ -198,10 +210,10 @@ def _way(table: Table, told: Tensor | None = None) -> tuple[list, list, list, li
 def _kept_judged(rows: list[Row], quick: bool, folder: Path | None) -> list[Row]:
     """The rows of one problem and number of steps, the best of them on a Shapes model with their Frechet distances,
     where all solvers have been measured."""
-    name, steps = rows[0].problem, rows[0].steps
-    if name.startswith("exact") or not {*SOLVERS, *STOCK} <= {row.solver for row in rows}:
+    name, steps, only = rows[0].problem, rows[0].steps, all(row.kind == "learned" for row in rows)
+    if name.startswith("exact") or not {*SOLVERS, *(() if only else STOCK)} <= {row.solver for row in rows}:
         return rows
-    file = folder and folder / f"{name}-{steps}-frechet{'-quick' * quick}.json"
+    file = folder and folder / f"{name}-{steps}-frechet{f'-{rows[0].schedule}' * only}{'-quick' * quick}.json"
     if file and file.is_file():
         found = json.loads(file.read_text())
     else:
@@ -239,7 +251,7 @@ def table_levels(on: Problem, steps: int) -> dict[str, list[float]]:
     """Published tables, which are for VE models."""
     if on.process is FLOW:
         return {}
-    return {"AYS table": align_your_steps_sigmas(steps).tolist(), "GITS table": gits_sigmas(steps).tolist()}
+    return {name: table(steps).tolist() for name, table in TABLES.items()}
 
 
 def timed(on: Problem, make: Callable):
@@ -252,21 +264,26 @@ def learned(lesson: Lesson, on: Problem, job: Job, fixed: dict[str, list[float]]
             ) -> Iterator[tuple[str, Score, list[float], tuple | None]]:
     """(name, score, seconds and calls, the run of what is in LEARNED): levels, and plans, learned for the job's solver
     from the best fixed schedule on its training noises."""
-    few = slice(0, min(FEW, lesson.training.stop))
     families = same_start(fixed, on.top)
-    start = min(families.values(), key=lambda levels: lesson.score(levels, few).median)
-    levels = job.fit["levels"]
-    fit = {"fitted": levels, "fitted_change": job.fit["d"] - table_of(lesson.plan(levels.tolist())).d}
     for name, free in LEARNED.items():
-        search = Search(1e6, free, 3 if job.quick else ITERATIONS, 64)
-        state, *cost = timed(on, lambda search=search: [*search_lesson(
-            lesson, families, search, process=on.process, state=None if search.free == "levels" else fit)][-1].state)
+        if free == GUIDED and not on.guided or job.only not in ("", name):
+            continue
+        search, fit, start = Search(1e6, free, 3 if job.quick else ITERATIONS, 64), job.fits[free == GUIDED], None
+        if free != "levels":
+            own = widened(table_of(lesson.plan(fit["levels"].tolist())), 1 + (free == GUIDED))
+            start = {"fitted": fit["levels"], "fitted_change": fit["d"] - own.d}
+        state, *cost = timed(on, lambda search=search, start=start: [*search_lesson(
+            lesson, families, search, process=on.process, state=start)][-1].state)
         steps, told = steps_of_table(table_in(state)), state["told"] if free == "all" else None
         score = score_of(lesson.errors(steps, lesson.judging, change=told is not None and (
             lambda model, told=told: told_model(model, told)) or None))
         if free != "levels":
-            cost = [one + more for one, more in zip(cost, job.fit["cost"].tolist())]
+            cost = [one + more for one, more in zip(cost, fit["cost"].tolist())]
         yield name, score, cost, _way(table_in(state), told)
+    if job.only:
+        return
+    few = slice(0, min(FEW, lesson.training.stop))
+    start = min(families.values(), key=lambda levels: lesson.score(levels, few).median)
     for name, search in BY_SOLVER.items():
         levels, *cost = timed(on, lambda search=search: search(lesson, on, job.steps, start))
         yield name, lesson.score(levels), cost, None
@@ -275,7 +292,7 @@ def learned(lesson: Lesson, on: Problem, job: Job, fixed: dict[str, list[float]]
         yield name, score, cost, None
 
 
-def best_stock(rows: list[Row], name: str, steps: int) -> Row:
-    """The least median of all stock samplers and schedulers."""
+def best_stock(rows: list[Row], name: str, steps: int) -> Row | None:
+    """The least median of all stock samplers and schedulers; None where none was measured."""
     return min((row for row in rows if row.problem == name and row.steps == steps and row.kind == "stock"),
-               key=lambda row: row.score.median)
+               key=lambda row: row.score.median, default=None)

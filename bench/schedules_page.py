@@ -1,15 +1,20 @@
 """What `python -m odeon.bench schedules` shows on the terminal and writes to docs/schedules.md."""
+import json
 from pathlib import Path
 
 import torch
 from rich.table import Table
 
 from ..measure.plot import draw_lines
-from .schedules import LEARNED, PICTURES, SOLVERS, Row, best_stock
+from ..schedules.classic import SCHEDULERS
+from ..schedules.optimize.teacher import Score
+from .schedules import LEARNED, PICTURES, SOLVERS, STOCK, TABLES, Row, best_stock
 from .schedules_problems import EXACT, PROBLEMS, SHAPES, TEACHER_STEPS
+from .schedules_searches import BY_SOLVER, EULER_ONLY, SHARED
 from .solvers_page import ROOT, made_with
 
 PAGE = ROOT / "docs" / "schedules.md"
+DATA = PAGE.with_suffix(".json")
 METHOD = f"""Distance: the root mean square over a latent's numbers between where a schedule with a solver ends
 and where an accurate run of {TEACHER_STEPS['exact']} (mixture) or {TEACHER_STEPS['shapes']} (Shapes) steps ends from
 the same noise; median / mean over {EXACT[1]} or {SHAPES[1]} noises that nothing was learned from or chosen by, of
@@ -20,7 +25,7 @@ bench/schedules_searches.py; seconds are of one thread, with others beside it; c
 each, guidance and all, the most of the four solvers. Problems and numbers of steps that are
 missing were not measured. Frechet distance: of the judge's features of {PICTURES} pictures, of other noises and
 captions, from those of true scenes, for the best stock one and the best of each that is learned. "Told levels too":
-Optimize plan's free = all. Fitted coefficients are the same for every solver of one call a step, so that the search for
+Optimize plan's free = all; "guidance too": levels+coefficients+guidance, which there is at CFG 5 only. Fitted coefficients are the same for every solver of one call a step, so that the search for
 the levels to start plans from was made once for all four, and is counted in the seconds of each. Of Shapes at 5 steps
 all but the UNet at CFG 5 were learned with every iteration on all noises, which takes up to twice the calls."""
 
@@ -30,10 +35,10 @@ def tables(rows: list[Row], teachers: dict[str, float]) -> list[Table]:
     found = []
     for name, steps in dict.fromkeys((row.problem, row.steps) for row in rows):
         best = best_stock(rows, name, steps)
-        table = Table("schedule", *SOLVERS, "seconds", "calls", title=f"{PROBLEMS[name]}, {steps} steps; best stock "
-                      f"{best.score.median:.3g} ({best.solver}, {best.schedule}); the teacher moves by "
-                      f"{teachers[name]:.2g} when halved")
-        for cells in cells_of(rows, name, steps, best.score.median):
+        stock = f"best stock {best.score.median:.3g} ({best.solver}, {best.schedule}); " if best else ""
+        table = Table("schedule", *SOLVERS, "seconds", "calls", title=f"{PROBLEMS[name]}, {steps} steps; {stock}the "
+                      f"teacher moves by {teachers[name]:.2g} when halved")
+        for cells in cells_of(rows, name, steps):
             table.add_row(*cells)
         found.append(table)
     return found
@@ -45,8 +50,9 @@ def frechet_lines(rows: list[Row], name: str, steps: int) -> list[str]:
             ] if found else []
 
 
-def cells_of(rows: list[Row], name: str, steps: int, best: float) -> list[list[str]]:
+def cells_of(rows: list[Row], name: str, steps: int) -> list[list[str]]:
     """A schedule in each line: median / mean by solver, the median's share of the best stock one where it was found."""
+    best = best_stock(rows, name, steps)
     here = {(row.schedule, row.solver): row for row in rows if (row.problem, row.steps) == (name, steps)}
     lines = []
     for schedule in dict.fromkeys(schedule for schedule, solver in here if solver in SOLVERS):
@@ -57,22 +63,42 @@ def cells_of(rows: list[Row], name: str, steps: int, best: float) -> list[list[s
     return lines
 
 
-def _cell(row: Row | None, best: float) -> str:
+def _cell(row: Row | None, best: Row | None) -> str:
     if row is None:
         return ""
-    share = "" if row.kind in ("stock", "table") else f" ({row.score.median / best:.2f}x)"
+    plain = best is None or row.kind in ("stock", "table")
+    share = "" if plain else f" ({row.score.median / best.score.median:.2f}x)"
     return f"{row.score.median:.3g} / {row.score.mean:.3g}{share}"
 
 
+def with_kept(rows: list[Row], teachers: dict[str, float]) -> tuple[list[Row], dict[str, float]]:
+    """These beside what docs/schedules.json has of others, in the page's order."""
+    kept = json.loads(DATA.read_text(encoding="utf-8")) if DATA.is_file() else {"teachers": {}, "rows": []}
+    old = [Row(*fields[:5], Score(*fields[5:7]), fields[7], None, *fields[8:]) for fields in kept["rows"]]
+    found = {(row.problem, row.steps, row.solver, row.schedule): row for row in [*old, *rows]}
+    places = [[*names] for names in (PROBLEMS, [*SOLVERS, *STOCK], [*SCHEDULERS, *TABLES, *SHARED, *LEARNED, *BY_SOLVER,
+                                                                   *EULER_ONLY])]
+
+    def place(row: Row) -> tuple:
+        problem, solver, schedule = (names.index(name) for names, name in zip(
+            places, (row.problem, row.solver, row.schedule)))
+        return problem, row.steps, schedule, solver
+
+    return sorted(found.values(), key=place), {**kept["teachers"], **teachers}
+
+
 def write(rows: list[Row], teachers: dict[str, float]) -> Path:
-    """docs/schedules.md and its plot."""
+    """docs/schedules.md, its plot, and docs/schedules.json for with_kept."""
+    fields = [[*row[:5], *(float(f"{number:.4g}") for number in (*row.score, row.seconds)), row.frechet, int(row.calls)]
+              for row in rows]
+    lines = ",\n".join(json.dumps(row) for row in fields)
+    DATA.write_text(f'{{"teachers": {json.dumps(teachers)}, "rows": [\n{lines}\n]}}\n', encoding="utf-8")
     lines = ["# Schedules and learned steps, measured", "", f"{made_with('schedules --write')}.", "", METHOD, "",
              "![Best stock, learned levels and learned plans](schedules.png)", ""]
     for table, (name, steps) in zip(tables(rows, teachers), dict.fromkeys((row.problem, row.steps) for row in rows)):
-        best = best_stock(rows, name, steps)
         lines += [f"## {table.title}", "", "| schedule | " + " | ".join(SOLVERS) + " | seconds | calls |",
                   "|---" * (len(SOLVERS) + 3) + "|"]
-        lines += ["| " + " | ".join(cells) + " |" for cells in cells_of(rows, name, steps, best.score.median)]
+        lines += ["| " + " | ".join(cells) + " |" for cells in cells_of(rows, name, steps)]
         lines += ["", *frechet_lines(rows, name, steps), ""]
     PAGE.write_text("\n".join(lines), encoding="utf-8")
     from PIL import Image

@@ -11,7 +11,7 @@ from ..models.levels import DiscreteLevels, FlowLevels
 from ..models.quality import judge_pictures
 from ..models.weights import shapes_judge
 from ..samplers.clock import Clock
-from ..samplers.linear import Step, run
+from ..samplers.linear import Step, run_apart
 from ..samplers.process import FLOW, VE, Process
 from ..schedules.optimize.plan import told_model
 from ..schedules.optimize.teacher import Lesson, Plan, of_items, score_of, teach
@@ -51,6 +51,11 @@ class Problem(NamedTuple):
                          process=self.process)
         return last.state["targets"], score_of(last.state["error"]).median
 
+    @property
+    def guided(self) -> bool:
+        """Whether there are predictions without the prompt to be had."""
+        return getattr(self.model.model, "cfg", 1.0) != 1.0
+
     def lesson(self, plan: Plan, targets: Tensor) -> Lesson:
         return Lesson(self.model, self.x, targets, plan, held=self.held, top=self.top)
 
@@ -67,6 +72,10 @@ class Counted:
     def __call__(self, x: Tensor, *levels, **told) -> Tensor:
         self.pictures[0] += len(x)
         return self.model(x, *levels, **told)
+
+    def apart(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
+        self.pictures[0] += len(x)
+        return self.model.apart(x, sigma)
 
 
 class ShapesModel:
@@ -88,16 +97,24 @@ class ShapesModel:
         part.__dict__ = {**self.__dict__, "items": places}
         return part
 
+    def apart(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
+        """D, and what guidance made of it: D - D_u."""
+        denoised, uncond = self._both(x, sigma, None)
+        return denoised, denoised - uncond
+
     def __call__(self, x: Tensor, sigma: float | Tensor, told: Tensor | None = None) -> Tensor:
+        return self._both(x, sigma, told)[0]
+
+    def _both(self, x: Tensor, sigma: float | Tensor, told: Tensor | None) -> tuple[Tensor, Tensor | None]:
         level = sigma.to(x).expand(len(x)) if isinstance(sigma, Tensor) else x.new_full((len(x),), sigma)
-        self.told_levels.told = told
+        self.told_levels.told, uncond = told, None
         denoised = self.model.apply_model(x, level, self.context[self.items], {}, self.pooled[self.items])
         if self.cfg != 1.0:
             context, more = self.empty
             uncond = self.model.apply_model(x, level, context, {}, more["pooled_output"])
             denoised = uncond + self.cfg * (denoised - uncond)
         self.told_levels.told = None
-        return denoised
+        return denoised, uncond
 
 
 def problem(name: str) -> Problem:
@@ -145,6 +162,6 @@ def frechet_of(steps: list[Step], told: Tensor | None, name: str, count: int) ->
         part = slice(i, i + PART)
         x = on.x[part] if steps[0].sigma == on.top else on.x[part] * (steps[0].sigma / on.top)
         model = on.model.of(part) if told is None else told_model(on.model.of(part), told)
-        made.append(on.model.model.vae.decode(run(model, x, steps).float()).movedim(-1, 1) * 2.0 - 1.0)
+        made.append(on.model.model.vae.decode(run_apart(model, x, steps).float()).movedim(-1, 1) * 2.0 - 1.0)
     captions = captions_of((1, 2, 3), count)
     return judge_pictures(shapes_judge(), torch.cat(made), captions).together["frechet_distance"]

@@ -75,7 +75,7 @@ def chosen(candidates: list[Tensor], picks: Tensor) -> Tensor:
 
 
 def _require(steps: list[Step], k: int, select: str, temperature: float) -> None:
-    if any(step.stages or step.correct or step.keep or step.before or step.renoise for step in steps):
+    if any(step.stages or step.correct or step.keep or step.before or step.renoise or step.guided for step in steps):
         raise ValueError("stepwise selection needs a sampler that calls the model once a step and redoes none: DDIM, "
                          "Exponential Adams or DPM-Solver++ SDE of order 1")
     if k > 1 and not any(step.is_noisy for step in steps):

@@ -188,7 +188,15 @@ def replanned(sampler, replan, **options):
 
     @functools.wraps(plan_fn)
     def plan(sigmas: list[float], *, process, clock) -> list:
-        return replan(student(sampler, process, clock), sigmas, process=process, **options)
+        def own(levels: list[float]) -> list:
+            steps = student(sampler, process, clock)(levels)
+            if any(step.guided for step in steps):
+                raise ValueError("a plan learned with guidance is whole as it is: its numbers are for D and for what "
+                                 "guidance made of it; connect it without a wrapper, or learn one with free = "
+                                 "levels+coefficients")
+            return steps
+
+        return replan(own, sigmas, process=process, **options)
 
     plan.__signature__ = inspect.signature(plan, follow_wrapped=False)
     return after_steps(solver(plan), sampler.sampler_function.after)

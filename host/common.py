@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..samplers.clock import FLOW_CLOCK, Clock, clock_of_table
-from ..samplers.linear import Step, run
+from ..samplers.linear import Step, reads_unconditional, run
 from ..samplers.noise import step_noise
 from ..samplers.process import FLOW, Process
 from .gradients import Statement
@@ -68,7 +68,7 @@ class Solver:
         if noise_sampler is None and any(step.is_noisy for step in steps):
             noise_sampler = step_noise(model.noise, extra_args.get("seed") or 0, f"{self.name}@{levels[0]:.9g}")
 
-        unconditional = Unconditional(model, extra_args) if any(step.renoise for step in steps) else None
+        unconditional = Unconditional(model, extra_args) if reads_unconditional(steps) else None
         extra_args = extra_args if unconditional is None else unconditional.extra_args
 
         at = sigmas.new_tensor([step.sigma for step in steps])

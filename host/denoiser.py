@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..schedules.timesteps import told_places
+from .unconditional import Unconditional
 
 
 class Denoiser:
@@ -29,9 +30,12 @@ class Denoiser:
     def of(self, items) -> "Denoiser":
         """For the items of a run that a slice or a list of places picks."""
         places = self.items if self.items is not None else range(10 ** 6)
-        kept = places[items] if isinstance(items, slice) else [places[int(i)] for i in items]
-        return Denoiser(self.model, self.extra_args, batch=self.batch, prompts=self.prompts, choose=self.choose,
-                        sampling=self.sampling, items=kept, check=self.check)
+        return self._with(items=places[items] if isinstance(items, slice) else [places[int(i)] for i in items])
+
+    def _with(self, **changed) -> "Denoiser":
+        found = copy.copy(self)
+        found.__dict__.update(changed)
+        return found
 
     def __call__(self, x: Tensor, sigma: float | Tensor, told: Tensor | None = None) -> Tensor:
         if self.prompts == 1:
@@ -45,6 +49,16 @@ class Denoiser:
                 for place, denoised in zip(part, self._piece(x[part], sigma, told, prompt)):
                     found[place] = denoised
         return torch.stack(found)
+
+    def apart(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
+        """D, and what guidance made of it: D - D_u, D_u what the model predicts without the prompt."""
+        without = Unconditional(self.model, self.extra_args)
+
+        def both(x: Tensor, level: Tensor, **extra_args) -> Tensor:
+            denoised = self.model(x, level, **extra_args)
+            return torch.stack([denoised, denoised - without()], 1)
+
+        return self._with(model=both, extra_args=without.extra_args)(x, sigma).unbind(1)
 
     def alone(self, x: Tensor, sigma: float) -> Tensor:
         """One call for a whole batch, whose graph is kept as it is: for what is read inside the network."""

@@ -1,7 +1,8 @@
-"""What the model predicts without the prompt, for samplers that read it (CFG++), in either host."""
+"""What the model predicts without the prompt, for samplers that read it (CFG++, guided plans), in either host."""
 from torch import Tensor
 
-NEEDS = "CFG++ needs a negative prompt (it may be empty), and the guider has none; take CFGGuider or KSampler"
+NEEDS = ("this sampler (CFG++, or a plan learned with guidance) needs a negative prompt, which may be empty, and the "
+         "guider has none; take CFGGuider or KSampler")
 
 
 class Unconditional:

@@ -1,7 +1,7 @@
 """Learned plans: steps and solver together."""
 from .. import host
 from ..samplers.learned import LearnedPlan, plan_learned
-from ..schedules.optimize.plan import FREE
+from ..schedules.optimize.plan import FREE, GUIDED
 from ..schedules.optimize.steps import Search, found, table_in
 from .inputs import CHOICE, FLOAT, INT, SOCKET
 from .optimize import OptimizeNode
@@ -25,7 +25,8 @@ class OdeonOptimizePlan(OptimizeNode):
             sampler=SOCKET("SAMPLER", "The solver to start from: one of Odeon's, its eta at 0. Exponential Adams of "
                            "order 3 or UniPC are good starts."),
             free=CHOICE(FREE, "What is learned. all also learns which level the network is told, and needs "
-                        "Conditioning sigmas behind it."),
+                        "Conditioning sigmas behind it; guidance, how much of what CFG made of each prediction goes "
+                        "into each step: the most at a CFG above 1."),
             minutes=FLOAT(10.0, 0.1, 10000.0, "Learning stops after so many at the latest.", step=0.1),
             iterations=INT(200, 1, 100000, "Learning steps at most: it ends by itself where nothing is gained, "
                            "mostly behind 5 to 20."),
@@ -35,6 +36,9 @@ class OdeonOptimizePlan(OptimizeNode):
         return {**inputs, "optional": {"vae": SEEN_THROUGH}}
 
     def optimize(self, task, sampler, vae=None, **given):
+        if given["free"] == GUIDED and task.cfg == 1.0:
+            raise ValueError(f"at CFG 1 there is no guidance to learn numbers for, got free = {GUIDED}; set free to "
+                             f"{FREE[0]}, or cfg to the one you will sample with")
         levels, process = task.levels, host.process_of(task.model)
         process.lams(levels)
         families = {"yours": levels}

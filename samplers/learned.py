@@ -37,10 +37,13 @@ def require_sound(learned: LearnedPlan) -> None:
     """Raises ValueError for numbers that can't be a solver's: of the wrong shapes, not finite, or out of order."""
     levels, x, d, noise = learned.table
     calls = len(levels)
-    if x.shape != (calls + 1,) or d.shape != (calls + 1, calls) or noise.shape != (calls + 1, 0):
-        raise ValueError(f"a plan of {calls} calls needs {calls + 1} rows of {calls} numbers, got {tuple(d.shape)}; "
-                         "the file is damaged, load another")
-    if not all(part.isfinite().all() for part in (levels, x, d)) or d.triu().any() or not x[:-1].all():
+    if (x.shape != (calls + 1,) or d.shape not in ((calls + 1, calls), (calls + 1, 2 * calls))
+            or noise.shape != (calls + 1, 0)):
+        raise ValueError(f"a plan of {calls} calls needs {calls + 1} rows of {calls} numbers, or of {2 * calls} with "
+                         f"guidance, got {tuple(d.shape)}; the file is damaged, load another")
+    each = 1 + learned.table.guided
+    later = any(d[:, first::each].triu().any() for first in range(each))
+    if not all(part.isfinite().all() for part in (levels, x, d)) or later or not x[:-1].all():
         raise ValueError("the numbers of this plan are no solver's (not finite, or of later predictions); the file is "
                          "damaged or was changed, load another")
     if any(nxt >= sigma for sigma, nxt in pairwise(learned.sigmas)):

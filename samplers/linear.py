@@ -40,7 +40,8 @@ class Step(NamedTuple):
 
     The values that updates sum are the predictions D so far, newest first. Where keep is given, a model call leaves
     those combinations of its state, its D and earlier values in the history instead of D, and updates see D in front
-    of the history. before: what happens to the state ahead of the first model call, fresh noise included.
+    of the history. before: what happens to the state ahead of the first model call, fresh noise included. guided: the
+    model call leaves two values, in front of D what guidance made of it: D - D_u, D_u as in Renoise.
     """
     sigma: float
     sigma_next: float
@@ -50,6 +51,7 @@ class Step(NamedTuple):
     keep: tuple[Update, ...] | None = None
     before: Update | None = None
     renoise: Renoise | None = None
+    guided: bool = False
 
     @property
     def updates(self) -> tuple[Update, ...]:
@@ -74,7 +76,7 @@ def run(model, x: Tensor, steps: list[Step], *, noise_sampler=None, callback=Non
 
     model(x, sigma: float) -> denoised. noise_sampler(sigma, sigma_next) -> unit noise shaped as x.
     callback(i, x, denoised, sigma) after the first model call of step i. unconditional() -> what the model's last call
-    predicts without the prompt, for plans that renoise. after(x, sigma_next): what becomes of the state after each
+    predicts without the prompt, for plans that read it. after(x, sigma_next): what becomes of the state after each
     step, for plans that do not redo theirs.
     """
     if after is not None and any(step.correct for step in steps):
@@ -92,7 +94,8 @@ def run(model, x: Tensor, steps: list[Step], *, noise_sampler=None, callback=Non
         if step.before is not None:
             x = step.before(x, (), noise_of(step.before, step))
         denoised = model(x, step.sigma)
-        values = _remember(history, _moved(x, denoised, step.renoise, unconditional), denoised, step.keep)
+        values = _remember(history, _moved(x, denoised, step.renoise, unconditional), denoised, step.keep,
+                           unconditional if step.guided else None)
         if correct is not None:
             x = correct(x_start, values, noise)
         if callback is not None:
@@ -116,9 +119,30 @@ def _require_at_hand(steps: list[Step], noise_sampler, unconditional) -> None:
     """Raises ValueError where a plan needs what run() was not given."""
     if noise_sampler is None and any(step.is_noisy for step in steps):
         raise ValueError("this plan adds noise but noise_sampler is None; pass one, or plan with eta=0")
-    if unconditional is None and any(step.renoise for step in steps):
-        raise ValueError("this sampler reads the prediction without the prompt (CFG++), which is not at hand here; "
-                         "take the CFG++ wrapper off, or put it last")
+    if unconditional is None and reads_unconditional(steps):
+        raise ValueError("this sampler reads the prediction without the prompt (CFG++, or a plan learned with "
+                         "guidance), which is not at hand here; take the CFG++ wrapper off or put it last, or connect "
+                         "another sampler")
+
+
+def reads_unconditional(steps: list[Step]) -> bool:
+    """Whether run() needs what the model predicts without the prompt."""
+    return any(step.renoise or step.guided for step in steps)
+
+
+def run_apart(model, x: Tensor, steps: list[Step]) -> Tensor:
+    """run() with a model that, where the plan reads it, gives what it predicts without the prompt too:
+    model.apart(x, sigma) -> D, D - D_u."""
+    if not reads_unconditional(steps):
+        return run(model, x, steps)
+    last = []
+
+    def call(x: Tensor, sigma: float) -> Tensor:
+        denoised, guidance = model.apart(x, sigma)
+        last[:] = [denoised - guidance]
+        return denoised
+
+    return run(call, x, steps, unconditional=lambda: last[0])
 
 
 def _moved(x: Tensor, denoised: Tensor, renoise: Renoise | None, unconditional) -> Tensor:
@@ -126,10 +150,13 @@ def _moved(x: Tensor, denoised: Tensor, renoise: Renoise | None, unconditional) 
     return x if renoise is None else x + renoise.alpha * (denoised - unconditional())
 
 
-def _remember(history: deque, x: Tensor, denoised: Tensor, keep: tuple[Update, ...] | None):
-    """Puts a model call into the history; gives the values that updates see next."""
+def _remember(history: deque, x: Tensor, denoised: Tensor, keep: tuple[Update, ...] | None, unconditional=None):
+    """Puts a model call into the history, with what guidance made of it if unconditional() is given; gives the values
+    that updates see next."""
     if keep is None:
         history.appendleft(denoised)
+        if unconditional is not None:
+            history.appendleft(denoised - unconditional())
         return history
     for update in keep:
         history.appendleft(update(x, (denoised, *history)))

@@ -70,7 +70,7 @@ def check_cfg_pp_under_masks_batches_and_twice():
 
 def check_cfg_pp_names_what_it_lacks():
     model = toy()[0]
-    expect_error("CFG++ needs a negative prompt", drawn, model, wrapped(sampler(1)), cfg=0.7, negative=False)
+    expect_error("needs a negative prompt", drawn, model, wrapped(sampler(1)), cfg=0.7, negative=False)
     saving = HOST.patch_evaluation(model, lambda: lambda call: call.predict("cond", "uncond"))
     expect_error("CFG++ sampler", drawn, saving, wrapped(sampler(1)), cfg=0.7)
     expect_error("choose 'guided'", drawn, model, wrapped(defaults("OdeonSamplerUniPC", prediction="noise"),

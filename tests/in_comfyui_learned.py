@@ -146,6 +146,38 @@ def check_plans_are_learned_in_every_precision_and_need_no_gradients():
     assert not torch.equal(told, sigmas) and told[-1] == 0.0
 
 
+def check_a_plan_with_guidance_draws_what_it_learned_with():
+    """The plan in the guider is the table it is, on D and D - D_u as the guider's own hooks see them."""
+    model = shapes_unet()
+    sampler, sigmas, report, *_ = unchanged(
+        model, lambda: learn("OdeonOptimizePlan", model, free="levels+coefficients+guidance", sigmas=COARSER))
+    assert "Returned: the learned plan" in report, report
+    _, options = HOST.plan_of(sampler)
+    table = options["learned"].table
+    assert table.d.shape == (3, 4) and (table.d[:, 1::2] != 0.0).any()
+    expect_error("at CFG 1 there is no guidance", learn, "OdeonOptimizePlan", model, cfg=1.0,
+                 free="levels+coefficients+guidance")
+    latent, seen = torch.zeros(2, 4, 8, 8), []
+    watched = model.clone()
+    watched.set_model_sampler_post_cfg_function(
+        lambda args: [seen.append((args["input"], args["denoised"], args["denoised"] - args["uncond_denoised"])),
+                      args["denoised"]][1])
+    with torch.inference_mode():
+        guider = comfy.samplers.CFGGuider(watched)
+        guider.set_conds(words("a red star on sand"), words(""))
+        guider.set_cfg(2.0)
+        noise = comfy.sample.prepare_noise(latent, 5)
+        end = guider.sample(noise, latent, sampler, sigmas, seed=5, disable_pbar=True)
+        start, (_, *first), (_, *second) = seen[0][0], *seen
+        expected = table.x[2] * start + sum(float(coef) * value for coef, value in zip(table.d[2], [*first, *second]))
+        assert len(seen) == 2 and torch.allclose(model.model.process_latent_in(end), expected.float(), atol=1e-4)
+        alone = comfy.samplers.CFGGuider(model)
+        alone.inner_set_conds({"positive": words("a red star on sand")})
+        expect_error("needs a negative prompt", alone.sample, noise, latent, sampler, sigmas, disable_pbar=True)
+    expect_error("whole as it is", lambda: HOST.plan_for(model, build(
+        "OdeonWrapCFGPP", sampler=sampler, history="guided")[0])(sigmas.tolist()))
+
+
 def check_distances_of_a_plan_are_of_decoded_pictures_where_a_vae_shows_them():
     model, _, vae = NODES["OdeonShapesCheckpoint"]().load("shapes-unet")
     seen = [unchanged(model, lambda more=more: learn("OdeonOptimizePlan", model, **more))[2]

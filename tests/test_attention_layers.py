@@ -95,5 +95,5 @@ def test_cfg_pp_needs_a_negative_and_evaluates_it_at_cfg_1(shapes):
         out = Guider(model, positive, negative, 1.0).sample(noise, latent, solver, sigmas)
         plain = Guider(model, positive, negative, 0.0).sample(noise, latent, solver, sigmas)
     assert not torch.allclose(out, plain, atol=1e-3)
-    with pytest.raises(ValueError, match="CFG.. needs a negative prompt"), torch.inference_mode():
+    with pytest.raises(ValueError, match="needs a negative prompt"), torch.inference_mode():
         Guider(model, positive, None, 1.0).sample(noise, latent, solver, sigmas)

@@ -3,15 +3,17 @@ import json
 
 import pytest
 
-from odeon.bench import schedules
+from odeon.bench import schedules, schedules_page, schedules_problems
 from odeon.bench.schedules import Job, Row, best_places, best_stock, fit_of, measure_job
 from odeon.bench.schedules_page import cells_of, frechet_lines, plotted
-from odeon.bench.schedules_problems import frechet_of, problem
+from odeon.bench.schedules_problems import frechet_of, problem, shapes_problem
 from odeon.bench.schedules_searches import BY_SOLVER, EULER_ONLY, SHARED
 from odeon.samplers.ddim import plan_ddim
 from odeon.samplers.table import table_of
 from odeon.schedules.classic import classic_sigmas
+from odeon.schedules.optimize import fitted_levels
 from odeon.schedules.optimize.fitted_levels import FittedLevels
+from odeon.schedules.optimize.plan import FREE, GUIDED
 from odeon.schedules.optimize.teacher import Score
 
 SOLVERS = ("UniPC 3", "Euler")
@@ -25,9 +27,9 @@ def rows():
     assert error < 1e-4
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schedules, "problem", lambda name: few)
-        fit = fit_of(Job("exact-ve", 5, "", targets))
+        fits = {False: fit_of(Job("exact-ve", 5, "", targets))}
         return [row for solver in ("", *SOLVERS)
-                for row in measure_job(Job("exact-ve", 5, solver, targets, fit, quick=True))]
+                for row in measure_job(Job("exact-ve", 5, solver, targets, fits, quick=True))]
 
 
 @pytest.mark.parametrize("name", ["exact-ve", "exact-flow"])
@@ -49,16 +51,39 @@ def test_every_optimizer_has_a_row_for_every_solver(rows):
     found = {(row.schedule, row.solver) for row in rows}
     for solver in SOLVERS:
         for name in ("karras", "AYS table", "GITS table", *SHARED, *BY_SOLVER, *schedules.LEARNED):
-            assert (name, solver) in found
+            assert ((name, solver) in found) == (schedules.LEARNED.get(name) != GUIDED)
     assert {(name, "Euler") for name in EULER_ONLY} <= found
     assert all(row.seconds > 0.0 for row in rows if row.kind in ("search", "learned"))
+
+
+def test_where_there_is_guidance_it_has_numbers_too(tmp_path, monkeypatch):
+    on = shapes_problem("shapes-dit", 5.0, 9, 3)
+    monkeypatch.setitem(schedules_problems.TEACHER_STEPS, "shapes", 24)
+    targets = on.targets()[0]
+    monkeypatch.setattr(schedules, "problem", lambda name: on)
+    monkeypatch.setattr(schedules, "SHARED", {})
+    monkeypatch.setattr(schedules, "BY_SOLVER", {})
+    monkeypatch.setattr(schedules, "SCHEDULERS", ("simple",))
+    monkeypatch.setattr(fitted_levels, "KNOTS", 12)
+    monkeypatch.setattr(schedules, "LEARNED", {"learned plan": FREE[0], "learned plan, guidance too": GUIDED})
+    fits = schedules._kept_fits(Job("shapes-dit@5", 2, "", targets, quick=True), tmp_path)
+    assert fits[False]["d"].shape == (3, 2) and fits[True]["d"].shape == (3, 4)
+    found = {row.schedule: row for row in measure_job(Job("shapes-dit@5", 2, "UniPC 3", targets, fits, quick=True))}
+    plan, guided = (found[f"learned plan{more}"] for more in ("", ", guidance too"))
+    assert guided.score.median < 0.9 * plan.score.median and guided.calls > 0
+    steps, told = schedules._steps_of(guided.run)
+    assert told is None and all(step.guided for step in steps)
+    only = Job("shapes-dit@5", 2, "UniPC 3", targets, None, True, "learned plan, guidance too")
+    monkeypatch.setattr(schedules, "fit_of", None)  # they are kept
+    alone = measure_job(only._replace(fits=schedules._kept_fits(only, tmp_path)))
+    assert [row.score for row in alone] == [guided.score] and alone[0].run == guided.run
 
 
 def test_learned_plans_are_ahead_on_noises_that_nothing_was_learned_from(rows):
     best = best_stock(rows, "exact-ve", 5)
     plans = [row for row in rows if row.schedule == "learned plan"]
     assert max(row.score.median for row in plans) < 0.5 * best.score.median
-    lines = cells_of(rows, "exact-ve", 5, best.score.median)
+    lines = cells_of(rows, "exact-ve", 5)
     assert lines[-1][0] == "TimeTuner" and any("x)" in cell for cell in lines[-2])
     assert plotted(rows)["exact-ve"]["learned plan"] == [(5, min(row.score.median for row in plans))]
     assert plotted(rows)["exact-ve"]["best stock"] == [(5, best.score.median)]
@@ -73,6 +98,22 @@ def test_the_frechet_distance_is_of_the_best_of_each_kind():
     far, near = (frechet_of(plan_ddim(classic_sigmas("simple", on.levels, steps).tolist(), process=on.process),
                             None, "shapes-dit@1", 32) for steps in (1, 6))
     assert near < far
+
+
+def test_what_is_written_stays_beside_what_comes_later(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(schedules_page, "PAGE", tmp_path / "schedules.md")
+    monkeypatch.setattr(schedules_page, "DATA", tmp_path / "schedules.json")
+    euler = [row for row in rows if row.solver == "Euler"]
+    others = [row for row in rows if row.solver != "Euler"]
+    for part in (euler, others, [euler[0]._replace(score=Score(7.5, 8.5))]):
+        schedules_page.write(*schedules_page.with_kept(part, {"exact-ve": 1e-6}))
+    page = (tmp_path / "schedules.md").read_text()
+    assert page.count("## Exact mixture, VE, 5 steps; best stock") == 1 and "7.5 / 8.5" in page
+    assert page.index("| karras") < page.index("| GITS table") < page.index("| learned plan ") < page.index("| LD3")
+    again, teachers = schedules_page.with_kept([], {})
+    assert len(again) == len(rows) and teachers == {"exact-ve": 1e-6}
+    assert {(row.solver, row.schedule, row.calls) for row in again} == {
+        (row.solver, row.schedule, row.calls) for row in rows}
 
 
 def test_what_was_measured_is_not_measured_again(rows, tmp_path, monkeypatch):

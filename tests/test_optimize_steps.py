@@ -16,7 +16,7 @@ from odeon.models.levels import DiscreteLevels
 from odeon.samplers.dpm_solver_pp import plan_dpm_solver_pp
 from odeon.samplers.process import FLOW, VE
 from odeon.schedules.classic import SCHEDULERS, classic_sigmas
-from odeon.schedules.optimize.plan import FREE
+from odeon.schedules.optimize.plan import FREE, GUIDED
 from odeon.schedules.optimize.steps import Search, _affordable, found, optimize_steps, same_start
 from odeon.schedules.optimize.teacher import Lesson, teacher_levels
 
@@ -172,6 +172,22 @@ def test_optimize_plan_then_save_and_load(model, folder):
     assert host.plan_of(again)[1]["learned"].sigmas == host.plan_of(sampler)[1]["learned"].sigmas
     with pytest.raises(ValueError, match="no learned plan"):
         NODE_CLASS_MAPPINGS["OdeonSavePlan"]().save(NODE_CLASS_MAPPINGS["OdeonSamplerDDIM"]().build(eta=0.0)[0], "x")
+
+
+def test_a_plan_with_guidance_is_saved_and_runs_whole(model, folder):
+    sigmas = classic_sigmas("karras", host.levels_of(model), 4).float()
+    given = {"sigmas": sigmas, "free": GUIDED, "minutes": 0.1, "iterations": 6, "minibatch": 3, "history": 0,
+             "teacher_steps": 12}
+    sampler, learned, *_ = node_run("OdeonOptimizePlan", model, **given)["result"]
+    NODE_CLASS_MAPPINGS["OdeonSavePlan"]().save(sampler, "plan")
+    again = NODE_CLASS_MAPPINGS["OdeonLoadPlan"]().load("plan", model)["result"][0]
+    table = host.plan_of(again)[1]["learned"].table
+    assert table.d.shape == (5, 8) and (table.d[1:, 1::2] != 0.0).any()
+    with pytest.raises(ValueError, match="whole as it is"):
+        host.plan_for(model, NODE_CLASS_MAPPINGS["OdeonWrapCFGPP"]().build(again, history="guided")[0])(
+            learned.tolist())
+    with pytest.raises(ValueError, match="at CFG 1 there is no guidance"):
+        node_run("OdeonOptimizePlan", model, **given, cfg=1.0)
 
 
 def test_one_step_is_answered_with_the_best_family(model):

@@ -9,7 +9,7 @@ from ...measure.dc_ratios import teacher_states
 from ...measure.progress import Progress
 from ...samplers.linear import Step
 from ...samplers.process import FLOW, VE, Process
-from ...samplers.table import Table, steps_of_table, table_of
+from ...samplers.table import Table, steps_of_table, table_of, widened
 from ..power import power_sigmas
 from .plan import FLOOR, PlanLesson, training_items
 from .teacher import Lesson, teacher_levels
@@ -32,10 +32,12 @@ def power_starts(top: float, steps: int, process: Process = VE) -> list[list[flo
 class FittedLevels:
     """What a plan on some levels is worth once its coefficients are fitted to them (changes_of), on NOISES noises.
 
-    The states that coefficients are fitted to are read off one accurate run, by cubic splines in log sigma.
+    The states that coefficients are fitted to are read off one accurate run, by cubic splines in log sigma. guided:
+    coefficients of what guidance made of each prediction are fitted too.
     """
 
-    def __init__(self, lesson: Lesson, top: float, low: float, *, process: Process = VE):
+    def __init__(self, lesson: Lesson, top: float, low: float, *, process: Process = VE, guided: bool = False):
+        self.guided = guided
         items = training_items(lesson)
         cut = len(items) - max(len(items) // 3, 1)
         self.lesson, self.fitting, self.choosing = lesson, items[:cut][:NOISES], items[cut:][:NOISES]
@@ -58,7 +60,7 @@ class FittedLevels:
         """The plan on these levels with fitted coefficients, and their changes."""
         above = [level for level in levels if level > 0.0]
         wanted = dict(zip(above, self.states_at(above)))
-        table = table_of(self.lesson.plan(levels))
+        table = widened(table_of(self.lesson.plan(levels)), 1 + self.guided)
         change = changes_of(self.model, self.x, table, wanted, self.lesson.targets[self.fitting])
         return steps_of_table(table._replace(d=table.d + change), levels[-1]), change
 
@@ -73,18 +75,18 @@ class FittedLevels:
 
 
 def search_fitted_levels(lesson: Lesson, starts: list[list[float]], *, process: Process = VE,
-                         reach: float = REACH[0], until: Callable[[], bool] = lambda: False,
+                         reach: float = REACH[0], until: Callable[[], bool] = lambda: False, guided: bool = False,
                          state: dict[str, Tensor] | None = None) -> Iterator[Progress]:
     """state["levels"], those whose fitted plan ends nearest: the best of `starts`, all with the same first and last
     level, then one step of it after the other made longer or shorter, by less once nothing helps, until() says so.
-    reach: of the first of these moves, in the log of a step of -log sigma; 0 makes none. state["change"]: of its
-    coefficients, once a start was tried.
+    reach: of the first of these moves, in the log of a step of -log sigma; 0 makes none. guided: see FittedLevels.
+    state["change"]: of its coefficients, once a start was tried.
 
     A Progress first and after every trial, resumable behind it. Each trial costs the calls of two runs on NOISES
     noises. What a schedule is worth to a fitted plan and as it is have little in common.
     """
     low = min(level for levels in starts for level in levels if level > 0.0)
-    judge, kept = FittedLevels(lesson, starts[0][0], low, process=process), dict(state or {})
+    judge, kept = FittedLevels(lesson, starts[0][0], low, process=process, guided=guided), dict(state or {})
     kept.setdefault("levels", torch.tensor(starts[0], dtype=torch.float64))
     tried, best = int(kept.get("tried", 0)), float(kept.get("distance", math.inf))
 
@@ -121,14 +123,14 @@ def search_fitted_levels(lesson: Lesson, starts: list[list[float]], *, process: 
 
 @torch.no_grad()
 def changes_of(model: Callable, x: Tensor, table: Table, wanted: dict[float, Tensor], ends: Tensor) -> Tensor:
-    """Zero-sum changes (M + 1, M) of every row of a table, for the least distance of each model call's state from
+    """Changes of every row of a table's d, zero-sum those of D, for the least distance of each model call's state from
     `wanted` at its level, and of the end from `ends`. Calls at other levels stay as the table has them.
 
     The distance is weighed by one over each noise's own, so that the few that end elsewhere do not rule. Rows are taken
     in turn, each on the states that the changed rows before it lead to: a fit takes the calls of one run.
     Source: own; the least squares of one step are those of improved integration approximation, arXiv 2304.11328.
     """
-    change, found = torch.zeros_like(table.d), []
+    change, found, each = torch.zeros_like(table.d), [], 1 + table.guided
     levels = table.levels.tolist()
     for row in range(len(table.x)):
         state = float(table.x[row]) * x
@@ -136,13 +138,16 @@ def changes_of(model: Callable, x: Tensor, table: Table, wanted: dict[float, Ten
             state = state + coef * denoised
         goal = ends if row == len(levels) else wanted.get(levels[row])
         if goal is not None and len(found) > 1:
-            weights = _least_squares([value - found[0] for value in found[1:]], goal.to(x) - state)
-            weights = torch.cat([-weights.sum()[None], weights])
+            own = torch.tensor([place % each == 0 for place in range(1, len(found))])  # D, and not what guidance made
+            weights = _least_squares([value - found[0] if is_own else value for value, is_own in zip(found[1:], own)],
+                                     goal.to(x) - state)
+            weights = torch.cat([-(own * weights).sum()[None], weights])
             change[row, :len(found)] = weights
             for weight, denoised in zip(weights.tolist(), found):
                 state = state + weight * denoised
         if row < len(levels):
-            found.append(model(state, levels[row]).to(x))
+            new = model.apart(state, levels[row]) if table.guided else [model(state, levels[row])]
+            found += [value.to(x) for value in new]
     return change
 
 

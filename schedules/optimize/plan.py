@@ -9,10 +9,11 @@ from torch import Tensor
 
 from ...measure.progress import Progress
 from ...samplers.process import VE, Process
-from ...samplers.table import Table, run_table, table_of
+from ...samplers.table import Table, run_table, table_of, widened
 from .teacher import Lesson, calls_of, score_of
 
-FREE = ("levels+coefficients", "levels", "coefficients", "all")
+GUIDED = "levels+coefficients+guidance"
+FREE = ("levels+coefficients", "levels", "coefficients", "all", GUIDED)
 FLOOR = 1e-4  # of the distances in the loss, in units of a picture's size: below it nothing is seen
 BEST = ("theta", "change", "told", "sigmas", "levels", "x", "d", "losses", "loss", "damping", "reach")  # in a state
 # by how much a number is moved to see where the ends go, and that one noise of so many is asked: first far, then near
@@ -25,8 +26,8 @@ LITTLE = 1e-3  # fall of the loss for each run that an iteration took, below whi
 
 
 class Numbers(NamedTuple):
-    """What is learned. theta: logs of the steps in -log sigma; change: of each row's coefficients; told: log of the
-    level told to the network over the level of the call."""
+    """What is learned. theta: logs of the steps in -log sigma; change: of each row's coefficients, as in Table's d;
+    told: log of the level told to the network over the level of the call."""
     theta: Tensor
     change: Tensor
     told: Tensor
@@ -45,18 +46,18 @@ class PlanLesson:
 
     sigmas: the levels to start from; sigmas[0] stays, and so does the last one. history: predictions a row may use
     beyond those of the plan itself, the newest of them; 0 for all. tells: the network is told levels of its own.
+    guided: rows have coefficients of what guidance made of each prediction too, zero in the plan itself.
     """
 
     def __init__(self, lesson: Lesson, sigmas: list[float], *, process: Process = VE, history: int = 0,
-                 tells: bool = False):
+                 tells: bool = False, guided: bool = False):
         process.lams(sigmas)
         self.lesson, self.start, self.end, self.tells = lesson, sigmas[0], sigmas[-1], tells
-        calls = calls_of(lesson.plan(sigmas))
-        places = torch.arange(calls + 1)[:, None] - torch.arange(calls)[None]
+        calls, self.each = calls_of(lesson.plan(sigmas)), 1 + guided
+        places = torch.arange(calls + 1)[:, None] - torch.arange(self.each * calls)[None] // self.each
         self.mask = ((places >= 1) & (places <= (history or calls))).double()
         steps = -torch.tensor([level for level in sigmas if level > 0.0], dtype=torch.float64).log().diff()
-        self.numbers = Numbers(steps.log(), torch.zeros(calls + 1, calls, dtype=torch.float64),
-                               torch.zeros(calls, dtype=torch.float64))
+        self.numbers = Numbers(steps.log(), torch.zeros_like(self.mask), torch.zeros(calls, dtype=torch.float64))
 
     def sigmas(self, theta: Tensor) -> Tensor:
         """The levels (N + 1,), decreasing whatever theta is."""
@@ -69,32 +70,34 @@ class PlanLesson:
         return torch.cat([top, self.start * (-steps.cumsum(0)).exp(), torch.zeros(1, dtype=torch.float64)])
 
     def table(self, numbers: Numbers) -> Table:
-        """The plan's own table on these levels, each row's coefficients changed by numbers that sum to 0, so that the
-        first law stays; at zero changes it is the plan's to the bit."""
-        table = table_of(self.lesson.plan(self.sigmas(numbers.theta).tolist()))
-        counts = self.mask.sum(1, keepdim=True).clamp(min=1.0)
-        change = self.mask * (numbers.change - (self.mask * numbers.change).sum(1, keepdim=True) / counts)
+        """The plan's own table on these levels, each row's coefficients of D changed by numbers that sum to 0, so that
+        the first law stays; at zero changes it is the plan's to the bit."""
+        table = widened(table_of(self.lesson.plan(self.sigmas(numbers.theta).tolist())), self.each)
+        change, free = self.mask * numbers.change, self.mask[:, ::self.each]
+        own = change[:, ::self.each]
+        own -= free * own.sum(1, keepdim=True) / free.sum(1, keepdim=True).clamp(min=1.0)
         return table._replace(d=table.d + change)
 
     def free_places(self, free: str) -> list[tuple[int, int]]:
         """The numbers that are learned, each as the field of Numbers and the place in it: of each row's changes, whose
-        sum counts for nothing, all but one."""
+        sum over D counts for nothing, all but the last of these."""
         if free not in FREE:
             raise ValueError(f"free must be one of {', '.join(FREE)}, got {free!r}")
         steps = len(self.numbers.theta) - (self.end > 0.0) if free != "coefficients" else 0
-        rows = [row.nonzero().flatten().tolist()[:-1] for row in self.mask] if free != "levels" else []
+        rows = [row.nonzero().flatten().tolist() for row in self.mask] if free != "levels" else []
         width = self.mask.shape[1]
         return [*((0, place) for place in range(steps)),
-                *((1, m * width + j) for m, row in enumerate(rows) for j in row),
-                *((2, place) for place in range(width if free == "all" else 0))]
+                *((1, m * width + j) for m, row in enumerate(rows) for j in row if j != row[-self.each]),
+                *((2, place) for place in range(len(self.numbers.told) if free == "all" else 0))]
 
     @torch.no_grad()
     def walk(self, table: Table, told: Tensor, items: list[int], like: Walk | None = None) -> Walk:
         """Where a table takes these noises, with the calls of `like`, on the same noises, as far as both agree."""
         x, model = self.lesson.x[items], self.lesson.model_of(items)
-        found = like.found[:_agree(table, told, like)] if like else []
-        self.lesson.calls += len(x) * (len(table.levels) - len(found))
-        end = run_table(told_model(model, told[len(found):]) if self.tells else model, x, table, found=found)
+        known = _agree(table, told, like) if like else 0
+        found = like.found[:known * self.each] if like else []
+        self.lesson.calls += len(x) * (len(table.levels) - known)
+        end = run_table(told_model(model, told[known:]) if self.tells else model, x, table, found=found)
         return Walk(end, found, table, told)
 
     def missed(self, walk: Walk, items: list[int]) -> Tensor:
@@ -139,20 +142,21 @@ def learn_plan(lesson: Lesson, sigmas: list[float], *, free: str = FREE[0], iter
                ) -> Iterator[Progress]:
     """Levels and coefficients that bring the lesson's plan nearest to the teacher, from `sigmas`.
 
-    free: 'levels', 'coefficients', both, or 'all', which frees the level the network is told too (the model must take
-    told=). Levenberg and Marquardt's damped least squares on the training noises (the first `few` of them, 0 for all),
-    for the mean log of their distances, which keeps the few that end in another mode from ruling the rest: runs with
-    one number after the other a little farther on say where the ends go, the calls before the first that differs are
-    taken over. These runs are of a third of the noises at first, another one each time, then nearer and of all; where
-    they lead is judged on all. At most so many iterations, or minutes, with fewer noises where these are short; it ends
-    by itself where the loss falls by less than `little` for each run of all noises. minibatch: noises run together;
-    only memory hangs on it. change: of the coefficients to start from, of FittedLevels. The last state: "sigmas" and
-    the table "levels", "x", "d" of the best plan, its numbers "theta", "change", "told", and "losses", the median
-    distance at the start and behind each iteration. A Progress after each part of one.
+    free: 'levels', 'coefficients', both, 'all', which frees the level the network is told too (the model must take
+    told=), or GUIDED, both and coefficients of D - D_u, what guidance made of each prediction (the model must have
+    apart(x, sigma) -> D, D - D_u). Levenberg and Marquardt's damped least squares on the training noises (the first
+    `few` of them, 0 for all), for the mean log of their distances, which keeps the few that end in another mode from
+    ruling the rest: runs with one number after the other a little farther on say where the ends go, the calls before
+    the first that differs are taken over. These runs are of a third of the noises at first, another one each time, then
+    nearer and of all; where they lead is judged on all. At most so many iterations, or minutes, with fewer noises where
+    these are short; it ends by itself where the loss falls by less than `little` for each run of all noises. minibatch:
+    noises run together; only memory hangs on it. change: of the coefficients to start from, of FittedLevels. The last
+    state: "sigmas" and the table "levels", "x", "d" of the best plan, its numbers "theta", "change", "told", and
+    "losses", the median distance at the start and behind each iteration. A Progress after each part of one.
     Source: Frankel et al. 2025, arXiv 2502.17423 (coefficients, and levels in turn); the table, the loss and the way of
     learning both at once are our own.
     """
-    student = PlanLesson(lesson, sigmas, process=process, history=history, tells=free == "all")
+    student = PlanLesson(lesson, sigmas, process=process, history=history, tells=free == "all", guided=free == GUIDED)
     places, begun = student.free_places(free), time.monotonic()
     kept = {name: value for name, value in (state or {}).items() if name in BEST}
     numbers = student.numbers if change is None else student.numbers._replace(change=change * student.mask)

@@ -11,7 +11,7 @@ from ...measure.progress import Progress
 from ...samplers.process import VE, Process
 from ...samplers.table import Table, steps_of_table, table_of
 from .fitted_levels import REACH, power_starts, search_fitted_levels
-from .plan import learn_plan, told_model
+from .plan import GUIDED, learn_plan, told_model
 from .teacher import Lesson, Plan, Score, score_of, taught, teacher_cost
 
 FEW, FEWEST = 8, 12  # noises that every family is tried on, before the best few are on all; that are taken at least
@@ -118,7 +118,8 @@ def search_lesson(lesson: Lesson, families: dict[str, list[float]], search: Sear
         start = kept["start"].tolist()
     elif len(start) > 2:
         starts = [start] if search.free == "coefficients" else [*_distinct(families, kept["few"]), *powers]
-        for progress in _fitted(lesson, starts, process, kept, until=begun + 30.0 * search.minutes):
+        for progress in _fitted(lesson, starts, process, kept, until=begun + 30.0 * search.minutes,
+                                guided=search.free == GUIDED):
             kept.update(progress.state)
             yield progress._replace(state=dict(kept))
         start = kept["fitted"].tolist()
@@ -183,14 +184,14 @@ def _distinct(families: dict[str, list[float]], few: Tensor) -> list[list[float]
     return found
 
 
-def _fitted(lesson: Lesson, starts: list[list[float]], process: Process, state: dict[str, Tensor], *, until: float
-            ) -> Iterator[Progress]:
+def _fitted(lesson: Lesson, starts: list[list[float]], process: Process, state: dict[str, Tensor], *, until: float,
+            guided: bool) -> Iterator[Progress]:
     """"fitted", the levels whose fitted plan ends nearest, and "fitted_change", of its coefficients."""
     if "fitted" in state:
         return
     within = {name.removeprefix("fit."): value for name, value in state.items() if name.startswith("fit.")}
     for progress in search_fitted_levels(lesson, starts, process=process, reach=REACH[0] if len(starts) > 1 else 0.0,
-                                         until=lambda: time.monotonic() > until, state=within):
+                                         until=lambda: time.monotonic() > until, guided=guided, state=within):
         within = progress.state
         yield _progress(lesson, {**state, **{f"fit.{name}": value for name, value in within.items()}})
     found = {f"fitted{'_change' * (name == 'change')}": within[name] for name in ("levels", "change") if name in within}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...measure.progress import Progress
 from ...samplers.exponential_adams import plan_exponential_adams
-from ...samplers.linear import Step, run
+from ...samplers.linear import Step, run_apart
 from ...samplers.process import FLOW, VE, Process
 from ..power import power_sigmas
 
@@ -128,9 +128,9 @@ class Lesson:
     """Noises x (B, ...) at sigmas[0], their ends `targets`, and the solver to find levels for; the last `held` noises
     are held back: nothing is chosen by what it is judged on.
 
-    model(x, sigma: float) -> D. plan: see Plan; it may not add noise. look(x) -> what distances are taken of, x itself
-    without one. top: the level of x, from which noises are scaled for schedules that start elsewhere. calls: model
-    calls so far, each on one picture.
+    model(x, sigma: float) -> D; of plans that read it, model.apart(x, sigma) -> D, D - D_u. plan: see Plan; it may not
+    add noise. look(x) -> what distances are taken of, x itself without one. top: the level of x, from which noises are
+    scaled for schedules that start elsewhere. calls: model calls so far, each on one picture.
     """
 
     def __init__(self, model: Callable, x: Tensor, targets: Tensor, plan: Plan, *, held: int,
@@ -159,7 +159,7 @@ class Lesson:
         if self.top is not None and steps[0].sigma != self.top:
             x = x * (steps[0].sigma / self.top)
         self.calls += len(x) * calls_of(steps)
-        ends = run(model if change is None else change(model), x, steps)
+        ends = run_apart(model if change is None else change(model), x, steps)
         return _rms((self.look(ends) - self.goals[where]).cpu().double())
 
     def model_of(self, items) -> Callable:
