@@ -25,9 +25,10 @@ bench/schedules_searches.py; seconds are of one thread, with others beside it; c
 each, guidance and all, the most of the four solvers. Problems and numbers of steps that are
 missing were not measured. Frechet distance: of the judge's features of {PICTURES} pictures, of other noises and
 captions, from those of true scenes, for the best stock one and the best of each that is learned. "Told levels too":
-Optimize plan's free = all; "guidance too": levels+coefficients+guidance, which there is at CFG 5 only. Fitted coefficients are the same for every solver of one call a step, so that the search for
-the levels to start plans from was made once for all four, and is counted in the seconds of each. Of Shapes at 5 steps
-all but the UNet at CFG 5 were learned with every iteration on all noises, which takes up to twice the calls."""
+Optimize plan's free = all; "guidance too": levels+coefficients+guidance, which there is at CFG 5 only. Fitted
+coefficients are the same for every solver of one call a step, so that the search for the levels to start plans from
+was made once for all four, and is counted in the seconds of each. Of Shapes at 5 steps all but the UNet at CFG 5 were
+learned with every iteration on all noises, which takes up to twice the calls."""
 
 
 def tables(rows: list[Row], teachers: dict[str, float]) -> list[Table]:
