@@ -75,7 +75,8 @@ def schedules(
     problem: Annotated[list[str] | None, typer.Option(help="Only this one; all without it.")] = None,
     steps: Annotated[list[int] | None, typer.Option(help="Only this number of steps; 5, 7 and 10 without it.")] = None,
     solver: Annotated[list[str] | None, typer.Option(help="Learned for only this one; all four without it.")] = None,
-    only: Annotated[str, typer.Option(help="One learned row alone, as 'learned plan'; everything without it.")] = "",
+    only: Annotated[list[str] | None, typer.Option(help="A learned row alone, as 'learned plan'; every row "
+                                                        "without it.")] = None,
     quick: Annotated[bool, typer.Option(help="Three learning iterations each, to see that it works.")] = False,
     workers: Annotated[int, typer.Option(help="Processes; 0 is one for each processor.")] = 0,
     write: Annotated[bool, typer.Option(help="Put tables and plot into docs/schedules.md of the checkout, beside what "
@@ -91,14 +92,14 @@ def schedules(
     names = problem or list(NAMES)
     if not set(names) <= set(NAMES):
         raise typer.BadParameter(f"problem must be one of {', '.join(NAMES)}, got {', '.join(names)}")
-    if only and only not in LEARNED:
-        raise typer.BadParameter(f"only must be one of {', '.join(LEARNED)}, got {only}")
+    if not set(only or []) <= set(LEARNED):
+        raise typer.BadParameter(f"only must be one of {', '.join(LEARNED)}, got {', '.join(only)}")
     if not set(solver or []) <= set(SOLVERS):
         raise typer.BadParameter(f"solver must be one of {', '.join(SOLVERS)}, got {', '.join(solver)}")
     _check_kept(folder, kept=kept)
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-    rows, teachers = measure(names, steps=tuple(steps or STEPS), solvers=solver, only=only, quick=quick,
+    rows, teachers = measure(names, steps=tuple(steps or STEPS), solvers=solver, only=only or (), quick=quick,
                              workers=workers, folder=folder, kept=kept)
     if write:
         rows, teachers = schedules_page.with_kept(rows, teachers)

@@ -23,6 +23,7 @@ from ..schedules.conditioning import state_scale
 from ..schedules.optimize.ld3 import learn_ld3
 from ..schedules.optimize.ld3_levels import decoupled
 from ..schedules.optimize.ld3_training import LD3
+from ..schedules.optimize.plan import GUIDED
 from ..schedules.optimize.teacher import Lesson, teach
 from ..schedules.optimize.time_tuner import Tuning, label_clock, tune_times
 from .shapes import captions_of, load, node
@@ -198,7 +199,7 @@ def shipped(minutes: float = 6.0) -> Iterator[str]:
         sigmas, report, _, about = node("OdeonOptimizeSteps", **shared, steps=6)
         node("OdeonSaveSigmas", sigmas=sigmas, name=f"{name}-6", about=about)
         yield f"{name}-6\n{report}\n"
-        shared |= {"sigmas": model_sigmas(shared["model"], "simple", 6), "teacher_steps": 60}
+        shared |= {"sigmas": model_sigmas(shared["model"], "simple", 6), "teacher_steps": 60, "free": GUIDED}
         sampler, _, report, *_ = node("OdeonOptimizePlan", **shared)
         node("OdeonSavePlan", sampler=sampler, name=f"{name}-plan-6")
         yield f"{name}-plan-6\n{report}\n"

@@ -81,24 +81,29 @@ class Job(NamedTuple):
     quick: bool = False
     only: str = ""
 
+    @property
+    def fitted(self) -> tuple:
+        """What jobs with the same fits have in common."""
+        return self.problem, self.steps, self.only
 
-def measure(names: list[str], *, steps=STEPS, solvers=None, only: str = "", quick: bool = False, workers: int = 0,
+
+def measure(names: list[str], *, steps=STEPS, solvers=None, only=(), quick: bool = False, workers: int = 0,
             folder: Path | None = None, kept: bool = False) -> tuple[list[Row], dict[str, float]]:
     """Every row on every problem, a process for each processor; and the teacher's own error by problem.
 
-    solvers: only these of SOLVERS, beside STOCK. only: this one of LEARNED alone. folder: keeps what was measured, a
-    file a problem, number of steps and solver; what is there isn't measured again. kept: only what is there already."""
-    wanted = [Job(name, count, solver, None, None, quick, only) for count in steps for name in names
-              for solver in (*[""] * (not only), *(solvers or SOLVERS))]
+    solvers: only these of SOLVERS, beside STOCK. only: these of LEARNED alone. folder: keeps what was measured, a file
+    a problem, number of steps and solver; what is there isn't measured again. kept: only what is there already."""
+    wanted = [Job(name, count, solver, None, None, quick, row) for count in steps for name in names
+              for row in only or [""] for solver in (*[""] * (not only), *(solvers or SOLVERS))]
     if kept:
         wanted = [job for job in wanted if _file_of(job, folder).is_file()]
     with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
         teachers = {name: pool.submit(_taught, name, folder) for name in dict.fromkeys(job.problem for job in wanted)}
         wanted = [job._replace(targets=teachers[job.problem].result()[0]) for job in wanted]
-        fits = {job[:2]: pool.submit(_kept_fits, job, folder) for job in wanted
+        fits = {job.fitted: pool.submit(_kept_fits, job, folder) for job in wanted
                 if job.solver and not (folder and _file_of(job, folder).is_file())}
         jobs = [pool.submit(_kept_job, job._replace(
-            fits=fits[job[:2]].result() if job.solver and job[:2] in fits else None), folder) for job in wanted]
+            fits=fits[job.fitted].result() if job.solver and job.fitted in fits else None), folder) for job in wanted]
         done = [job.result() for job in tqdm(as_completed(jobs), total=len(jobs), desc="problems by steps and solver")]
         whole = _whole([row for found in done for row in found], list(teachers))
         judged = [pool.submit(_kept_judged, rows, quick, folder) for rows in whole]
@@ -145,7 +150,7 @@ def _kept_fits(job: Job, folder: Path | None) -> dict[bool, dict[str, Tensor]]:
     """fit_of() by its `guided`, those that the job needs."""
     found = {}
     for guided in (False, True)[:1 + problem(job.problem).guided]:
-        if job.only and guided != (LEARNED[job.only] == GUIDED):
+        if job.only and (LEARNED[job.only] == "levels" or guided != (LEARNED[job.only] == GUIDED)):
             continue
         kind = f"fit{'-guided' * guided}{'-quick' * job.quick}"
         file = folder and folder / f"{job.problem}-{job.steps}-{kind}.safetensors"
@@ -169,7 +174,7 @@ def fit_of(job: Job, *, guided: bool = False) -> dict[str, Tensor]:
               *power_starts(on.top, job.steps, on.process)]
     found, *cost = timed(on, lambda: [*search_fitted_levels(
         lesson, starts[:4] if job.quick else starts, process=on.process, reach=0.0 if job.quick else REACH[0],
-        guided=guided)][-1].state)
+        guided=guided, lower=True)][-1].state)
     table = widened(table_of(lesson.plan(found["levels"].tolist())), 1 + guided)
     return {"levels": found["levels"], "d": table.d + found["change"], "cost": torch.tensor(cost, dtype=torch.float64)}
 
@@ -213,7 +218,8 @@ def _kept_judged(rows: list[Row], quick: bool, folder: Path | None) -> list[Row]
     name, steps, only = rows[0].problem, rows[0].steps, all(row.kind == "learned" for row in rows)
     if name.startswith("exact") or not {*SOLVERS, *(() if only else STOCK)} <= {row.solver for row in rows}:
         return rows
-    file = folder and folder / f"{name}-{steps}-frechet{f'-{rows[0].schedule}' * only}{'-quick' * quick}.json"
+    kinds = "".join(f"-{schedule}" for schedule in dict.fromkeys(row.schedule for row in rows) if only)
+    file = folder and folder / f"{name}-{steps}-frechet{kinds}{'-quick' * quick}.json"
     if file and file.is_file():
         found = json.loads(file.read_text())
     else:
@@ -268,8 +274,9 @@ def learned(lesson: Lesson, on: Problem, job: Job, fixed: dict[str, list[float]]
     for name, free in LEARNED.items():
         if free == GUIDED and not on.guided or job.only not in ("", name):
             continue
-        search, fit, start = Search(1e6, free, 3 if job.quick else ITERATIONS, 64), job.fits[free == GUIDED], None
+        search, start = Search(1e6, free, 3 if job.quick else ITERATIONS, 64), None
         if free != "levels":
+            fit = job.fits[free == GUIDED]
             own = widened(table_of(lesson.plan(fit["levels"].tolist())), 1 + (free == GUIDED))
             start = {"fitted": fit["levels"], "fitted_change": fit["d"] - own.d}
         state, *cost = timed(on, lambda search=search, start=start: [*search_lesson(

@@ -5,7 +5,7 @@ from ..schedules.optimize.plan import FREE, GUIDED
 from ..schedules.optimize.steps import Search, found, table_in
 from .inputs import CHOICE, FLOAT, INT, SOCKET
 from .optimize import OptimizeNode
-from .optimize_steps import SEEN_THROUGH, families_for, gains, searched
+from .optimize_steps import LOWER, SEEN_THROUGH, families_for, gains, searched
 
 
 class OdeonOptimizePlan(OptimizeNode):
@@ -20,7 +20,7 @@ class OdeonOptimizePlan(OptimizeNode):
     @classmethod
     def INPUT_TYPES(cls):
         inputs = cls.inputs(
-            "Steps to start from, beside the usual schedules of as many: number, first and last level stay.",
+            "Steps to start from, beside the usual schedules of as many: their number and the last level stay.",
             samples=48,
             sampler=SOCKET("SAMPLER", "The solver to start from: one of Odeon's, its eta at 0. Exponential Adams of "
                            "order 3 or UniPC are good starts."),
@@ -33,9 +33,9 @@ class OdeonOptimizePlan(OptimizeNode):
             minibatch=INT(12, 1, 1024, "Pictures learned from together: only memory depends on it.", advanced=True),
             history=INT(0, 0, 100, "Predictions of so many calls before may be used; 0 is all.", advanced=True),
             teacher_steps=INT(40, 8, 1000, "Steps of the accurate run to come near to.", advanced=True))
-        return {**inputs, "optional": {"vae": SEEN_THROUGH}}
+        return {**inputs, "optional": {"vae": SEEN_THROUGH, "lower_start": LOWER}}
 
-    def optimize(self, task, sampler, vae=None, **given):
+    def optimize(self, task, sampler, vae=None, lower_start=True, **given):
         if given["free"] == GUIDED and task.cfg == 1.0:
             raise ValueError(f"at CFG 1 there is no guidance to learn numbers for, got free = {GUIDED}; set free to "
                              f"{FREE[0]}, or cfg to the one you will sample with")
@@ -44,13 +44,13 @@ class OdeonOptimizePlan(OptimizeNode):
         families = {"yours": levels}
         if levels[-1] == 0.0:
             families |= families_for(task.model, len(levels) - 1, top=levels[0])
-        state, about = searched(task, sampler, families, Search(**given), what="plan",
-                                vae=vae, options=given)
+        state, about = searched(task, sampler, families, Search(**given, lower=lower_start), what="plan",
+                                vae=vae, options={**given, "lower_start": lower_start})
         ended = found(state, families)
         made_for = {**about, "process": process.name, "steps": len(levels) - 1}
         learned = LearnedPlan(table_in(state), tuple(state["sigmas"].tolist()), made_for)
         checks, before = state["losses"].tolist(), state["judged"][:, 0].min().item()
-        shown = self.results(ended.sigmas, made_for, report=gains(ended, "plan", task.samples),
+        shown = self.results(ended.sigmas, made_for, report=gains(ended, "plan", task),
                              curves={"learned": list(enumerate(checks)),
                                      "best schedule": [(0, before), (max(len(checks) - 1, 1), before)]},
                              title="Distance to the teacher, on the noises learned from", x_label="learning step",

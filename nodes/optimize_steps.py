@@ -6,11 +6,14 @@ from ..schedules.classic import SCHEDULERS, classic_sigmas
 from ..schedules.gits_table import gits_sigmas
 from ..schedules.optimize.steps import Found, Search, found, optimize_steps, same_start, steps_cost
 from ..schedules.optimize.teacher import calls_of, require_no_noise
-from .inputs import FLOAT, INT, SOCKET
+from .inputs import BOOLEAN, FLOAT, INT, SOCKET
 from .optimize import OptimizeNode, Task
 
 SEEN_THROUGH = SOCKET("VAE", "With one, nearer means nearer in the decoded picture, not in the latent: slower, and it "
                       "takes memory for the decoder.")
+
+LOWER = BOOLEAN(True, "The first level may be below the highest, what few steps gain most by at a high CFG. Turn it "
+                      "off for steps that start from a picture or under a mask at denoise 1: what is there would show.")
 
 
 class OdeonOptimizeSteps(OptimizeNode):
@@ -27,23 +30,23 @@ class OdeonOptimizeSteps(OptimizeNode):
             minutes=FLOAT(2.0, 0.1, 1000.0, "Time for the whole search. A search that was stopped goes on when queued "
                           "again.", step=0.1))
         del inputs["required"]["sigmas"]
-        return {**inputs, "optional": {"vae": SEEN_THROUGH}}
+        return {**inputs, "optional": {"vae": SEEN_THROUGH, "lower_start": LOWER}}
 
-    def run(self, model, sampler, steps, minutes, vae=None, **given):
+    def run(self, model, sampler, steps, minutes, vae=None, lower_start=True, **given):
         own = host.levels_of(model)
         task = Task(model=model, sigmas=own.sigmas.new_tensor([float(own.sigma_max), 0.0]), **given)
-        return self.optimize(task, sampler, steps, minutes, vae)
+        return self.optimize(task, sampler, steps, minutes, vae, lower_start)
 
-    def optimize(self, task, sampler, steps, minutes, vae):
+    def optimize(self, task, sampler, steps, minutes, vae, lower_start):
         families = families_for(task.model, steps, top=float(task.sigmas[0]))
-        state, about = searched(task, sampler, families, Search(minutes), what="steps", vae=vae,
-                                options={"steps": steps, "minutes": minutes})
+        state, about = searched(task, sampler, families, Search(minutes, lower=lower_start), what="steps", vae=vae,
+                                options={"steps": steps, "minutes": minutes, "lower_start": lower_start})
         ended = found(state, families)
         name = ended.best_family
         curves = {f"{name} ({ended.families[name].median:.3g})": list(enumerate(families[name])),
                   "returned": list(enumerate(ended.sigmas.tolist()))}
         return self.results(ended.sigmas, {**about, "process": host.process_of(task.model).name},
-                            report=gains(ended, "steps", task.samples), curves=curves, title="Where the steps are",
+                            report=gains(ended, "steps", task), curves=curves, title="Where the steps are",
                             x_label="step", y_label="sigma")
 
 
@@ -73,10 +76,13 @@ def searched(task: Task, sampler, families: dict[str, list[float]], search: Sear
             decode.give_back()
 
 
-def gains(ended: Found, what: str, samples: int) -> list[str]:
-    """What was found, in words; samples: noises that were asked for."""
-    best = ended.families[ended.best_family]
-    fewer = [f"Only {ended.noises} of {samples} samples: more minutes allow more."] if ended.noises < samples else []
+def gains(ended: Found, what: str, task: Task) -> list[str]:
+    """What was found, in words."""
+    best, first, top = ended.families[ended.best_family], float(ended.sigmas[0]), float(task.sigmas[0])
+    fewer = [f"Only {ended.noises} of {task.samples} samples: more minutes allow more."
+             ] if ended.noises < task.samples else []
+    lower = [f"They start at {first:.4g} instead of {top:.4g}: for empty latents, see lower_start."
+             ] if first < 0.9999 * top else []
     lines = [*fewer, "Distance to a run of many steps, on noises that nothing was chosen by:",
              *(f"  {name}: {score}" for name, score in ended.families.items())]
     if ended.learned is None:
@@ -88,7 +94,7 @@ def gains(ended: Found, what: str, samples: int) -> list[str]:
     lines += [f"The teacher itself moves by {ended.teacher} when its steps are halved."]
     if ended.teacher.median > 0.5 * min(best.median, ended.learned.median):
         lines += ["WARNING: that is much beside the distances above; give it more minutes or teacher_steps."]
-    return [*lines,
+    return [*lines, *lower,
             "Levels: " + ", ".join(f"{sigma:.4g}" for sigma in ended.sigmas.tolist())]
 
 

@@ -170,6 +170,7 @@ def check_a_plan_with_guidance_draws_what_it_learned_with():
         end = guider.sample(noise, latent, sampler, sigmas, seed=5, disable_pbar=True)
         start, (_, *first), (_, *second) = seen[0][0], *seen
         expected = table.x[2] * start + sum(float(coef) * value for coef, value in zip(table.d[2], [*first, *second]))
+        assert torch.allclose(start, noise * sigmas[0], rtol=0.01), "noise of a lower first level"
         assert len(seen) == 2 and torch.allclose(model.model.process_latent_in(end), expected.float(), atol=1e-4)
         alone = comfy.samplers.CFGGuider(model)
         alone.inner_set_conds({"positive": words("a red star on sand")})

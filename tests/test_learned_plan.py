@@ -16,7 +16,7 @@ from odeon.samplers.table import Table, run_table, steps_of_table, table_of
 from odeon.samplers.unipc import plan_unipc
 from odeon.schedules.classic import classic_sigmas
 from odeon.schedules.optimize import plan as plans
-from odeon.schedules.optimize.fitted_levels import FittedLevels
+from odeon.schedules.optimize.fitted_levels import FittedLevels, search_fitted_levels
 from odeon.schedules.optimize.plan import FREE, GUIDED, Numbers, PlanLesson, learn_plan, training_items
 from odeon.schedules.optimize.steps import table_in
 from odeon.schedules.optimize.teacher import Lesson, score_of, teach
@@ -90,7 +90,7 @@ def test_the_first_law_and_a_constant_denoiser_stay_exact_whatever_is_learned(pr
     table = student.table(numbers)
     alpha = torch.tensor([process.alpha(level) for level in [*table.levels.tolist(), 0.0]], dtype=torch.float64)
     own = table.d[:, ::1 + guided]
-    assert (table.x * process.alpha(student.start) + own.sum(1) - alpha).abs().max() < 1e-12
+    assert (table.x * alpha[0] + own.sum(1) - alpha).abs().max() < 1e-12
     assert not own.triu().any() and (student.sigmas(numbers.theta).diff() < 0.0).all()
     picture = torch.randn(2, 16, dtype=torch.float64, generator=generator)
 
@@ -123,6 +123,33 @@ def test_what_guidance_made_of_each_prediction_has_numbers_of_its_own(process, t
         run(lesson.model, lesson.x, steps)
     with pytest.raises(ValueError, match="reads the prediction without the prompt"):
         table_of(steps)
+
+
+@BOTH
+def test_the_first_level_may_be_below_the_noises(process):
+    """Where a run starts from less noise, scaled from the same, it may end nearer: learned, and found by the search.
+    From the VE noises' 14.6 there is hardly anything to gain here."""
+    lesson = lesson_of(process, plan_unipc)
+    with pytest.raises(ValueError, match="give the Lesson its top"):
+        PlanLesson(lesson, simple(process, 4), process=process, lower=True)
+    lesson.top, losses = float(LEVELS[process].sigma_max), []
+    start = [lesson.top, *simple(process, 4)[1:]]
+    for lower in (False, True):
+        *_, last = learn_plan(lesson, start, free="levels", lower=lower, process=process)
+        sigmas = last.state["sigmas"].tolist()
+        assert sigmas[0] <= lesson.top and (lower or sigmas[0] == lesson.top)
+        losses.append(float(last.state["loss"]))
+        errors = lesson.errors(lesson.plan(sigmas), lesson.training)  # of a run of the solver itself on these levels
+        assert float((errors + plans.FLOOR).log().mean()) == pytest.approx(losses[-1], rel=1e-9)
+        *_, again = learn_plan(lesson, sigmas, free="levels", lower=lower, iterations=0, process=process)
+        assert float(again.state["loss"]) == pytest.approx(losses[-1], rel=1e-9)
+    assert losses[1] < losses[0] + (-0.01 if process is FLOW else 0.01)
+    *_, found = search_fitted_levels(lesson, [start], process=process, lower=True)
+    assert found.state["levels"][0] <= lesson.top
+    *_, last = learn_plan(lesson, found.state["levels"].tolist(), change=found.state["change"], lower=True,
+                          iterations=0, process=process)
+    steps = steps_of_table(table_in(last.state), 0.0)
+    assert score_of(lesson.errors(steps, lesson.training)).median == pytest.approx(last.losses[0], rel=1e-9)
 
 
 @BOTH

@@ -35,13 +35,15 @@ def search(process, *, count=48, state=None, **changes):
         state=state)
 
 
+@pytest.mark.parametrize("lower", [True, False])
 @pytest.mark.parametrize("process", [VE, FLOW], ids=lambda process: process.name)
-def test_what_is_returned_is_better_than_the_best_family(process):
-    *_, last = search(process)
+def test_what_is_returned_is_better_than_the_best_family(process, lower):
+    *_, last = search(process, lower=lower)
     ended = found(last.state, families(process))
     assert ended.kept and ended.learned.median < 0.8 * min(score.median for score in ended.families.values())
     assert ended.teacher.median < 0.1 * ended.learned.median
-    assert ended.sigmas[0] == pytest.approx(float(LEVELS[process].sigma_max), rel=1e-6) and ended.sigmas[-1] == 0.0
+    top = float(LEVELS[process].sigma_max)
+    assert ended.sigmas[0] <= top and (lower or ended.sigmas[0] == top) and ended.sigmas[-1] == 0.0
 
 
 def test_it_never_returns_anything_worse_than_the_best_family(monkeypatch):

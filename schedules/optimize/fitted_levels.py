@@ -37,7 +37,7 @@ class FittedLevels:
     """
 
     def __init__(self, lesson: Lesson, top: float, low: float, *, process: Process = VE, guided: bool = False):
-        self.guided = guided
+        self.guided, self.top = guided, top
         items = training_items(lesson)
         cut = len(items) - max(len(items) // 3, 1)
         self.lesson, self.fitting, self.choosing = lesson, items[:cut][:NOISES], items[cut:][:NOISES]
@@ -61,7 +61,8 @@ class FittedLevels:
         above = [level for level in levels if level > 0.0]
         wanted = dict(zip(above, self.states_at(above)))
         table = widened(table_of(self.lesson.plan(levels)), 1 + self.guided)
-        change = changes_of(self.model, self.x, table, wanted, self.lesson.targets[self.fitting])
+        x, ends = self.x * (levels[0] / self.top), self.lesson.targets[self.fitting]
+        change = changes_of(self.model, x, table, wanted, ends)
         return steps_of_table(table._replace(d=table.d + change), levels[-1]), change
 
     @torch.no_grad()
@@ -76,17 +77,19 @@ class FittedLevels:
 
 def search_fitted_levels(lesson: Lesson, starts: list[list[float]], *, process: Process = VE,
                          reach: float = REACH[0], until: Callable[[], bool] = lambda: False, guided: bool = False,
-                         state: dict[str, Tensor] | None = None) -> Iterator[Progress]:
+                         lower: bool = False, state: dict[str, Tensor] | None = None) -> Iterator[Progress]:
     """state["levels"], those whose fitted plan ends nearest: the best of `starts`, all with the same first and last
     level, then one step of it after the other made longer or shorter, by less once nothing helps, until() says so.
     reach: of the first of these moves, in the log of a step of -log sigma; 0 makes none. guided: see FittedLevels.
+    lower: see PlanLesson.
     state["change"]: of its coefficients, once a start was tried.
 
     A Progress first and after every trial, resumable behind it. Each trial costs the calls of two runs on NOISES
     noises. What a schedule is worth to a fitted plan and as it is have little in common.
     """
     low = min(level for levels in starts for level in levels if level > 0.0)
-    judge, kept = FittedLevels(lesson, starts[0][0], low, process=process, guided=guided), dict(state or {})
+    top, kept = lesson.top or starts[0][0], dict(state or {})
+    judge = FittedLevels(lesson, top, low, process=process, guided=guided)
     kept.setdefault("levels", torch.tensor(starts[0], dtype=torch.float64))
     tried, best = int(kept.get("tried", 0)), float(kept.get("distance", math.inf))
 
@@ -102,9 +105,9 @@ def search_fitted_levels(lesson: Lesson, starts: list[list[float]], *, process: 
             kept |= {"levels": torch.tensor(starts[tried], dtype=torch.float64), "change": change}
         tried += 1
         yield progress()
-    student = PlanLesson(lesson, kept["levels"].tolist(), process=process)
+    student = PlanLesson(lesson, kept["levels"].tolist(), process=process, lower=lower)
     theta, reach = kept.get("theta", student.numbers.theta), float(kept.get("reach", reach))
-    trials = [(place, way) for place in range(len(theta)) for way in (1.0, -1.0)]
+    trials = [(place, way) for place in range(not lower, len(theta)) for way in (1.0, -1.0)]
     since = int(kept.get("since", 0))
     while reach >= REACH[1] and trials and not until():
         place, way = trials[(tried - len(starts)) % len(trials)]

@@ -26,7 +26,8 @@ LITTLE = 1e-3  # fall of the loss for each run that an iteration took, below whi
 
 
 class Numbers(NamedTuple):
-    """What is learned. theta: logs of the steps in -log sigma; change: of each row's coefficients, as in Table's d;
+    """What is learned. theta: by how much the first level is below the noises', in -log sigma, and logs of the steps
+    from there; change: of each row's coefficients, as in Table's d;
     told: log of the level told to the network over the level of the call."""
     theta: Tensor
     change: Tensor
@@ -44,30 +45,34 @@ class Walk(NamedTuple):
 class PlanLesson:
     """A lesson whose student is a table of numbers around a plan on learned levels.
 
-    sigmas: the levels to start from; sigmas[0] stays, and so does the last one. history: predictions a row may use
+    sigmas: the levels to start from; the last one stays. lower: the first one is learned, at or below the level of the
+    lesson's noises, which are scaled to it; else it stays. history: predictions a row may use
     beyond those of the plan itself, the newest of them; 0 for all. tells: the network is told levels of its own.
     guided: rows have coefficients of what guidance made of each prediction too, zero in the plan itself.
     """
 
     def __init__(self, lesson: Lesson, sigmas: list[float], *, process: Process = VE, history: int = 0,
-                 tells: bool = False, guided: bool = False):
+                 tells: bool = False, guided: bool = False, lower: bool = False):
         process.lams(sigmas)
-        self.lesson, self.start, self.end, self.tells = lesson, sigmas[0], sigmas[-1], tells
+        if lower and lesson.top is None:
+            raise ValueError("a lower first level is learned from noises of a known one; give the Lesson its top")
+        self.lesson, self.end, self.tells, self.lower = lesson, sigmas[-1], tells, lower
+        self.top = sigmas[0] if lesson.top is None else lesson.top
         calls, self.each = calls_of(lesson.plan(sigmas)), 1 + guided
         places = torch.arange(calls + 1)[:, None] - torch.arange(self.each * calls)[None] // self.each
         self.mask = ((places >= 1) & (places <= (history or calls))).double()
         steps = -torch.tensor([level for level in sigmas if level > 0.0], dtype=torch.float64).log().diff()
-        self.numbers = Numbers(steps.log(), torch.zeros_like(self.mask), torch.zeros(calls, dtype=torch.float64))
+        first = torch.tensor([math.log(self.top / sigmas[0])], dtype=torch.float64)
+        self.numbers = Numbers(torch.cat([first, steps.log()]), torch.zeros_like(self.mask),
+                               torch.zeros(calls, dtype=torch.float64))
 
     def sigmas(self, theta: Tensor) -> Tensor:
-        """The levels (N + 1,), decreasing whatever theta is."""
-        steps = theta.exp()
-        top = torch.tensor([self.start], dtype=torch.float64)
+        """The levels (N + 1,), decreasing from the top at most, whatever theta is."""
+        steps, first = theta[1:].exp(), self.top * (-theta[:1].clamp(min=0.0)).exp()
         if self.end > 0.0:
-            steps = steps / steps.sum() * math.log(self.start / self.end)
-            inner = self.start * (-steps.cumsum(0)[:-1]).exp()
-            return torch.cat([top, inner, torch.tensor([self.end], dtype=torch.float64)])
-        return torch.cat([top, self.start * (-steps.cumsum(0)).exp(), torch.zeros(1, dtype=torch.float64)])
+            steps = steps / steps.sum() * (first / self.end).log()
+            return torch.cat([first, first * (-steps.cumsum(0)[:-1]).exp(), first.new_tensor([self.end])])
+        return torch.cat([first, first * (-steps.cumsum(0)).exp(), first.new_zeros(1)])
 
     def table(self, numbers: Numbers) -> Table:
         """The plan's own table on these levels, each row's coefficients of D changed by numbers that sum to 0, so that
@@ -83,17 +88,17 @@ class PlanLesson:
         sum over D counts for nothing, all but the last of these."""
         if free not in FREE:
             raise ValueError(f"free must be one of {', '.join(FREE)}, got {free!r}")
-        steps = len(self.numbers.theta) - (self.end > 0.0) if free != "coefficients" else 0
+        levels = range(not self.lower, len(self.numbers.theta) - (self.end > 0.0)) if free != "coefficients" else ()
         rows = [row.nonzero().flatten().tolist() for row in self.mask] if free != "levels" else []
         width = self.mask.shape[1]
-        return [*((0, place) for place in range(steps)),
+        return [*((0, place) for place in levels),
                 *((1, m * width + j) for m, row in enumerate(rows) for j in row if j != row[-self.each]),
                 *((2, place) for place in range(len(self.numbers.told) if free == "all" else 0))]
 
     @torch.no_grad()
     def walk(self, table: Table, told: Tensor, items: list[int], like: Walk | None = None) -> Walk:
         """Where a table takes these noises, with the calls of `like`, on the same noises, as far as both agree."""
-        x, model = self.lesson.x[items], self.lesson.model_of(items)
+        x, model = self.lesson.x[items] * float(table.levels[0] / self.top), self.lesson.model_of(items)
         known = _agree(table, told, like) if like else 0
         found = like.found[:known * self.each] if like else []
         self.lesson.calls += len(x) * (len(table.levels) - known)
@@ -138,8 +143,8 @@ def told_model(model: Callable, told: Tensor) -> Callable:
 
 def learn_plan(lesson: Lesson, sigmas: list[float], *, free: str = FREE[0], iterations: int = 200, minibatch: int = 12,
                history: int = 0, minutes: float = math.inf, change: Tensor | None = None, few: int = 0,
-               little: float = LITTLE, process: Process = VE, state: dict[str, Tensor] | None = None
-               ) -> Iterator[Progress]:
+               little: float = LITTLE, lower: bool = False, process: Process = VE,
+               state: dict[str, Tensor] | None = None) -> Iterator[Progress]:
     """Levels and coefficients that bring the lesson's plan nearest to the teacher, from `sigmas`.
 
     free: 'levels', 'coefficients', both, 'all', which frees the level the network is told too (the model must take
@@ -150,13 +155,15 @@ def learn_plan(lesson: Lesson, sigmas: list[float], *, free: str = FREE[0], iter
     the first that differs are taken over. These runs are of a third of the noises at first, another one each time, then
     nearer and of all; where they lead is judged on all. At most so many iterations, or minutes, with fewer noises where
     these are short; it ends by itself where the loss falls by less than `little` for each run of all noises. minibatch:
-    noises run together; only memory hangs on it. change: of the coefficients to start from, of FittedLevels. The last
-    state: "sigmas" and the table "levels", "x", "d" of the best plan, its numbers "theta", "change", "told", and
-    "losses", the median distance at the start and behind each iteration. A Progress after each part of one.
+    noises run together; only memory hangs on it. lower: the first level is learned too, at the lesson's top or below
+    it, where noises are scaled to it. change: of the coefficients to start from, of FittedLevels. The last state:
+    "sigmas" and the table "levels", "x", "d" of the best plan, its numbers "theta", "change", "told", and "losses", the
+    median distance at the start and behind each iteration. A Progress after each part of one.
     Source: Frankel et al. 2025, arXiv 2502.17423 (coefficients, and levels in turn); the table, the loss and the way of
     learning both at once are our own.
     """
-    student = PlanLesson(lesson, sigmas, process=process, history=history, tells=free == "all", guided=free == GUIDED)
+    student = PlanLesson(lesson, sigmas, process=process, history=history, tells=free == "all", guided=free == GUIDED,
+                         lower=lower)
     places, begun = student.free_places(free), time.monotonic()
     kept = {name: value for name, value in (state or {}).items() if name in BEST}
     numbers = student.numbers if change is None else student.numbers._replace(change=change * student.mask)
@@ -202,6 +209,11 @@ class _Learning:
         return bool(self.places) and int(self.kept["reach"]) < len(STAGES)
 
     @property
+    def least(self) -> float:
+        """How far the first of the numbers may move: the first level not above the noises'."""
+        return -float(self.numbers.theta[0]) if (0, 0) in self.places else -math.inf
+
+    @property
     def reach(self) -> float:
         return STAGES[int(self.kept["reach"])][0]
 
@@ -225,7 +237,7 @@ class _Learning:
         before, damping, stage = float(self.kept["loss"]), float(self.kept["damping"]), int(self.kept["reach"])
         losses = self.kept["losses"].tolist()
         while damping < MOST:
-            trial = _moved(self.numbers, self.places, _step(squares, damping))
+            trial = _moved(self.numbers, self.places, _step(squares, damping, self.least))
             loss, median = self.judged(trial)
             if loss < before:
                 self.kept = self.found(trial, loss, max(damping / 4.0, LEAST), [*losses, median], stage)
@@ -283,8 +295,12 @@ def _moved(numbers: Numbers, places: list[tuple[int, int]], by: list[float]) -> 
     return Numbers(*found)
 
 
-def _step(squares: Tensor, damping: float) -> list[float]:
-    """What each number moves by."""
+def _step(squares: Tensor, damping: float, least: float = -math.inf) -> list[float]:
+    """What each number moves by; the first one by `least` at least, to which the others then answer."""
     gram, slope = squares[:-1, :-1], squares[:-1, -1]
     eye = torch.diag(damping * gram.diagonal() + 1e-12 * gram.diagonal().max() + 1e-30)
-    return torch.linalg.solve(gram + eye, -slope).nan_to_num(0.0).clamp(-FARTHEST, FARTHEST).tolist()
+    step = torch.linalg.solve(gram + eye, -slope)
+    if len(step) and float(step[0]) < least:
+        others = torch.linalg.solve((gram + eye)[1:, 1:], -slope[1:] - least * gram[1:, 0])
+        step = torch.cat([step.new_tensor([least]), others])
+    return step.nan_to_num(0.0).clamp(-FARTHEST, FARTHEST).tolist()

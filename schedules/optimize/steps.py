@@ -15,7 +15,9 @@ from .plan import GUIDED, learn_plan, told_model
 from .teacher import Lesson, Plan, Score, score_of, taught, teacher_cost
 
 FEW, FEWEST = 8, 12  # noises that every family is tried on, before the best few are on all; that are taken at least
-HEATS, APART = 5, 0.4  # schedules that levels are learned from for a while, and how far apart in log sigma they are
+# schedules that levels are learned from for a while, from fewer where each has its first level left and freed, and how
+# far apart in log sigma they are
+HEATS, BOTH_WAYS, APART = 5, 3, 0.4
 HEAT_NOISES, HEAT_NUMBERS = 16, 1024  # that they are learned on: so many noises, or more if a latent has few numbers
 HEAT_ITERATIONS, HEAT_LITTLE = 20, 0.003  # and how far
 
@@ -38,14 +40,15 @@ class Found(NamedTuple):
 
 
 class Search(NamedTuple):
-    """How to search. minutes: for everything; free, iterations, minibatch, history: see learn_plan; teacher_steps: 0
-    takes what a third of the time allows."""
+    """How to search. minutes: for everything; free, iterations, minibatch, history, lower: see learn_plan;
+    teacher_steps: 0 takes what a third of the time allows."""
     minutes: float
     free: str = "levels"
     iterations: int = 400
     minibatch: int = 12
     history: int = 0
     teacher_steps: int = 0
+    lower: bool = True
 
 
 def optimize_steps(model: Callable, x: Tensor, families: dict[str, list[float]], plan: Plan, search: Search, *,
@@ -118,8 +121,7 @@ def search_lesson(lesson: Lesson, families: dict[str, list[float]], search: Sear
         start = kept["start"].tolist()
     elif len(start) > 2:
         starts = [start] if search.free == "coefficients" else [*_distinct(families, kept["few"]), *powers]
-        for progress in _fitted(lesson, starts, process, kept, until=begun + 30.0 * search.minutes,
-                                guided=search.free == GUIDED):
+        for progress in _fitted(lesson, starts, search, process, kept, until=begun + 30.0 * search.minutes):
             kept.update(progress.state)
             yield progress._replace(state=dict(kept))
         start = kept["fitted"].tolist()
@@ -127,7 +129,7 @@ def search_lesson(lesson: Lesson, families: dict[str, list[float]], search: Sear
         for progress in learn_plan(
                 lesson, start, free=search.free, iterations=search.iterations, minibatch=search.minibatch,
                 history=search.history, minutes=search.minutes - (time.monotonic() - begun) / 60.0,
-                change=kept.get("fitted_change"), process=process, state=kept):
+                change=kept.get("fitted_change"), lower=search.lower, process=process, state=kept):
             kept.update(progress.state)
             yield progress._replace(state=dict(kept))
         kept["learned"] = torch.tensor(_scores(lesson, kept), dtype=torch.float64)
@@ -140,12 +142,14 @@ def search_lesson(lesson: Lesson, families: dict[str, list[float]], search: Sear
 def _heats(lesson: Lesson, starts: list[list[float]], search: Search, process: Process, state: dict[str, Tensor]
            ) -> Iterator[Progress]:
     """"start": of a few unlike schedules the one whose levels, learned for a short while on some of the noises, end
-    nearest: where learning ends has little to do with how near a schedule is as it is."""
+    nearest: where learning ends has little to do with how near a schedule is as it is. Where the first level may be
+    lower, every other heat leaves it: which of both leads farther differs by solver."""
     begun, few = time.monotonic(), slice(0, min(FEW, lesson.training.stop))
     if "heats" not in state:
         plain = torch.tensor([lesson.score(levels, few).median if time.monotonic() < begun + 6.0 * search.minutes
                               else math.inf for levels in starts])
-        chosen = _unlike([starts[place] for place in plain.argsort().tolist()])
+        chosen = _unlike([starts[place] for place in plain.argsort().tolist()])[:BOTH_WAYS if search.lower else HEATS]
+        chosen = [levels for levels in chosen for _ in range(1 + search.lower)]
         state = {**state, "heats": torch.tensor(chosen, dtype=torch.float64), "heat": torch.tensor(0),
                  "start": torch.tensor(chosen[0], dtype=torch.float64)}
         yield _progress(lesson, state)
@@ -156,7 +160,7 @@ def _heats(lesson: Lesson, starts: list[list[float]], search: Search, process: P
             break
         *_, last = learn_plan(lesson, state["heats"][place].tolist(), free="levels", few=noises, minutes=left,
                               iterations=min(search.iterations, HEAT_ITERATIONS), minibatch=search.minibatch,
-                              little=HEAT_LITTLE, process=process)
+                              little=HEAT_LITTLE, lower=search.lower and place % 2 == 0, process=process)
         state = {**state, "heat": torch.tensor(place + 1)}
         if last.state["loss"] < state.get("heat_loss", math.inf):
             state |= {"heat_loss": last.state["loss"], "start": last.state["sigmas"]}
@@ -164,14 +168,14 @@ def _heats(lesson: Lesson, starts: list[list[float]], search: Search, process: P
 
 
 def _unlike(schedules: list[list[float]]) -> list[list[float]]:
-    """The first HEATS that are not nearly another before them."""
+    """Those that are not nearly another before them."""
     found: list[list[float]] = []
     for levels in schedules:
         logs = [math.log(level) for level in levels if level > 0.0]
         near = (max(abs(a - math.log(b)) for a, b in zip(logs, other)) for other in found)
         if all(distance > APART for distance in near):
             found.append(levels)
-    return found[:HEATS]
+    return found
 
 
 def _distinct(families: dict[str, list[float]], few: Tensor) -> list[list[float]]:
@@ -184,14 +188,15 @@ def _distinct(families: dict[str, list[float]], few: Tensor) -> list[list[float]
     return found
 
 
-def _fitted(lesson: Lesson, starts: list[list[float]], process: Process, state: dict[str, Tensor], *, until: float,
-            guided: bool) -> Iterator[Progress]:
+def _fitted(lesson: Lesson, starts: list[list[float]], search: Search, process: Process, state: dict[str, Tensor], *,
+            until: float) -> Iterator[Progress]:
     """"fitted", the levels whose fitted plan ends nearest, and "fitted_change", of its coefficients."""
     if "fitted" in state:
         return
     within = {name.removeprefix("fit."): value for name, value in state.items() if name.startswith("fit.")}
     for progress in search_fitted_levels(lesson, starts, process=process, reach=REACH[0] if len(starts) > 1 else 0.0,
-                                         until=lambda: time.monotonic() > until, guided=guided, state=within):
+                                         until=lambda: time.monotonic() > until, guided=search.free == GUIDED,
+                                         lower=search.lower, state=within):
         within = progress.state
         yield _progress(lesson, {**state, **{f"fit.{name}": value for name, value in within.items()}})
     found = {f"fitted{'_change' * (name == 'change')}": within[name] for name in ("levels", "change") if name in within}
