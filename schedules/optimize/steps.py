@@ -15,9 +15,7 @@ from .plan import GUIDED, learn_plan, told_model
 from .teacher import Lesson, Plan, Score, score_of, taught, teacher_cost
 
 FEW, FEWEST = 8, 12  # noises that every family is tried on, before the best few are on all; that are taken at least
-# schedules that levels are learned from for a while, from fewer where each has its first level left and freed, and how
-# far apart in log sigma they are
-HEATS, BOTH_WAYS, APART = 5, 3, 0.4
+HEATS, APART = 5, 0.4  # schedules that levels are learned from for a while, and how far apart in log sigma they are
 HEAT_NOISES, HEAT_NUMBERS = 16, 1024  # that they are learned on: so many noises, or more if a latent has few numbers
 HEAT_ITERATIONS, HEAT_LITTLE = 20, 0.003  # and how far
 
@@ -143,24 +141,24 @@ def _heats(lesson: Lesson, starts: list[list[float]], search: Search, process: P
            ) -> Iterator[Progress]:
     """"start": of a few unlike schedules the one whose levels, learned for a short while on some of the noises, end
     nearest: where learning ends has little to do with how near a schedule is as it is. Where the first level may be
-    lower, every other heat leaves it: which of both leads farther differs by solver."""
+    lower, all have a second heat with that: which leads farther differs by solver."""
     begun, few = time.monotonic(), slice(0, min(FEW, lesson.training.stop))
     if "heats" not in state:
         plain = torch.tensor([lesson.score(levels, few).median if time.monotonic() < begun + 6.0 * search.minutes
                               else math.inf for levels in starts])
-        chosen = _unlike([starts[place] for place in plain.argsort().tolist()])[:BOTH_WAYS if search.lower else HEATS]
-        chosen = [levels for levels in chosen for _ in range(1 + search.lower)]
+        chosen = _unlike([starts[place] for place in plain.argsort().tolist()])
         state = {**state, "heats": torch.tensor(chosen, dtype=torch.float64), "heat": torch.tensor(0),
                  "start": torch.tensor(chosen[0], dtype=torch.float64)}
         yield _progress(lesson, state)
     noises = max(HEAT_NOISES, HEAT_NUMBERS // lesson.x[0].numel())
-    for place in range(int(state["heat"]), len(state["heats"])):
+    count = len(state["heats"])
+    for place in range(int(state["heat"]), count * (1 + search.lower)):
         left = 0.3 * search.minutes - (time.monotonic() - begun) / 60.0
         if left < 0.0:
             break
-        *_, last = learn_plan(lesson, state["heats"][place].tolist(), free="levels", few=noises, minutes=left,
+        *_, last = learn_plan(lesson, state["heats"][place % count].tolist(), free="levels", few=noises, minutes=left,
                               iterations=min(search.iterations, HEAT_ITERATIONS), minibatch=search.minibatch,
-                              little=HEAT_LITTLE, lower=search.lower and place % 2 == 0, process=process)
+                              little=HEAT_LITTLE, lower=place >= count, process=process)
         state = {**state, "heat": torch.tensor(place + 1)}
         if last.state["loss"] < state.get("heat_loss", math.inf):
             state |= {"heat_loss": last.state["loss"], "start": last.state["sigmas"]}
@@ -168,14 +166,14 @@ def _heats(lesson: Lesson, starts: list[list[float]], search: Search, process: P
 
 
 def _unlike(schedules: list[list[float]]) -> list[list[float]]:
-    """Those that are not nearly another before them."""
+    """The first HEATS that are not nearly another before them."""
     found: list[list[float]] = []
     for levels in schedules:
         logs = [math.log(level) for level in levels if level > 0.0]
         near = (max(abs(a - math.log(b)) for a, b in zip(logs, other)) for other in found)
         if all(distance > APART for distance in near):
             found.append(levels)
-    return found
+    return found[:HEATS]
 
 
 def _distinct(families: dict[str, list[float]], few: Tensor) -> list[list[float]]:
