@@ -20,17 +20,13 @@ from ..samplers.dpm_solver_pp import plan_dpm_solver_pp
 from ..samplers.exponential_adams import plan_exponential_adams
 from ..samplers.linear import Step
 from ..samplers.pndm import plan_pndm
-from ..samplers.process import FLOW
 from ..samplers.table import Table, steps_of_table, table_of, widened
 from ..samplers.unipc import plan_unipc
-from ..schedules.align_your_steps import align_your_steps_sigmas
-from ..schedules.classic import SCHEDULERS, classic_sigmas
-from ..schedules.gits_table import gits_sigmas
 from ..schedules.optimize.fitted_levels import REACH, power_starts, search_fitted_levels
 from ..schedules.optimize.plan import GUIDED, told_model
 from ..schedules.optimize.steps import FEW, Search, same_start, search_lesson, table_in
 from ..schedules.optimize.teacher import Lesson, Score, score_of
-from .schedules_problems import Problem, frechet_of, problem
+from .schedules_problems import Problem, frechet_of, problem, stock_levels, table_levels
 from .schedules_searches import BY_SOLVER, EULER_ONLY, SHARED
 
 STEPS = (5, 7, 10)
@@ -49,7 +45,6 @@ STOCK = {  # ComfyUI's other samplers of one call a step without noise, for "the
     "ipndm": lambda sigmas, on: plan_pndm(sigmas, variant="iPNDM", process=on.process),
     "uni_pc": lambda sigmas, on: plan_unipc(sigmas, order=3, variant="bh1", process=on.process),
 }
-TABLES = {"AYS table": align_your_steps_sigmas, "GITS table": gits_sigmas}
 ITERATIONS = 400  # of learning at most; it ends by itself long before
 
 
@@ -168,8 +163,8 @@ def fit_of(job: Job, *, guided: bool = False) -> dict[str, Tensor]:
     and its coefficients "d" (a Table's), the same for every solver of one call a step, whose own are fitted over; and
     its "cost", seconds and calls. guided: with coefficients of what guidance made."""
     torch.set_num_threads(1)
-    on = problem(job.problem)
-    lesson = on.lesson(lambda sigmas: SOLVERS["Euler"](sigmas, on), job.targets)
+    on, targets = problem(job.problem).at(job.steps, job.targets)
+    lesson = on.lesson(lambda sigmas: SOLVERS["Euler"](sigmas, on), targets)
     starts = [*same_start(stock_levels(on, job.steps) | table_levels(on, job.steps), on.top).values(),
               *power_starts(on.top, job.steps, on.process)]
     found, *cost = timed(on, lambda: [*search_fitted_levels(
@@ -182,21 +177,21 @@ def fit_of(job: Job, *, guided: bool = False) -> dict[str, Tensor]:
 def measure_job(job: Job) -> list[Row]:
     """All rows of a solver on a problem at a number of steps."""
     torch.set_num_threads(1)
-    on = problem(job.problem)
+    on, targets = problem(job.problem).at(job.steps, job.targets)
     stock, rows = stock_levels(on, job.steps), []
     if not job.solver:
         for name, plan in STOCK.items():
-            lesson = on.lesson(lambda sigmas, plan=plan: plan(sigmas, on), job.targets)
+            lesson = on.lesson(lambda sigmas, plan=plan: plan(sigmas, on), targets)
             rows += [_row(job._replace(solver=name), lesson, schedule, levels, "stock")
                      for schedule, levels in stock.items()]
         return rows
-    lesson = on.lesson(lambda sigmas: SOLVERS[job.solver](sigmas, on), job.targets)
+    lesson = on.lesson(lambda sigmas: SOLVERS[job.solver](sigmas, on), targets)
     tables = table_levels(on, job.steps)
     if not job.only:
         rows += [_row(job, lesson, name, levels, "stock") for name, levels in stock.items()]
         rows += [_row(job, lesson, name, levels, "table") for name, levels in tables.items()]
     for name, search in () if job.only else SHARED.items():
-        levels, *cost = timed(on, lambda search=search: search(on, job.steps, job.targets))
+        levels, *cost = timed(on, lambda search=search: search(on, job.steps, targets))
         rows.append(_row(job, lesson, name, levels, "search")._replace(seconds=cost[0], calls=cost[1]))
     for name, score, (seconds, calls), way in learned(lesson, on, job, stock | tables):
         rows.append(Row(job.problem, job.steps, job.solver, name, "learned", score, seconds, way, None, calls))
@@ -245,19 +240,6 @@ def best_places(rows: list[Row]) -> list[int]:
         if row.kind == "stock" or row.schedule in LEARNED:
             groups.setdefault(row.kind if row.kind == "stock" else row.schedule, []).append(i)
     return [min(places, key=lambda i: rows[i].score.median) for places in groups.values()]
-
-
-def stock_levels(on: Problem, steps: int) -> dict[str, list[float]]:
-    """ComfyUI's nine schedulers; those that give another number of steps are left out."""
-    found = {name: classic_sigmas(name, on.levels, steps).tolist() for name in SCHEDULERS}
-    return {name: levels for name, levels in found.items() if len(levels) == steps + 1}
-
-
-def table_levels(on: Problem, steps: int) -> dict[str, list[float]]:
-    """Published tables, which are for VE models."""
-    if on.process is FLOW:
-        return {}
-    return {name: table(steps).tolist() for name, table in TABLES.items()}
 
 
 def timed(on: Problem, make: Callable):

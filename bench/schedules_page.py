@@ -8,8 +8,8 @@ from rich.table import Table
 from ..measure.plot import draw_lines
 from ..schedules.classic import SCHEDULERS
 from ..schedules.optimize.teacher import Score
-from .schedules import LEARNED, PICTURES, SOLVERS, STOCK, TABLES, Row, best_stock
-from .schedules_problems import EXACT, PROBLEMS, SHAPES, TEACHER_STEPS
+from .schedules import LEARNED, PICTURES, SOLVERS, STOCK, Row, best_stock
+from .schedules_problems import EXACT, FEWER, PROBLEMS, SHAPES, TABLES, TEACHER_STEPS
 from .schedules_searches import BY_SOLVER, EULER_ONLY, SHARED
 from .solvers_page import ROOT, made_with
 
@@ -18,19 +18,19 @@ DATA = PAGE.with_suffix(".json")
 METHOD = f"""Distance: the root mean square over a latent's numbers between where a schedule with a solver ends
 and where an accurate run of {TEACHER_STEPS['exact']} (mixture) or {TEACHER_STEPS['shapes']} (Shapes) steps ends from
 the same noise; median / mean over {EXACT[1]} or {SHAPES[1]} noises that nothing was learned from or chosen by, of
-{EXACT[0]} or {SHAPES[0]} in all. Each Shapes noise has a caption of its own. Single noises that end in another picture
-rule the means. "Best stock": the least median of ComfyUI's nine schedulers with euler, dpmpp_2m, res_multistep, ipndm,
-deis and uni_pc, all of one call a step. The optimizers' budgets are small, in bench/schedules.py and
-bench/schedules_searches.py; seconds are of one thread, with others beside it; calls are of one picture
-each, guidance and all, the most of the four solvers. Problems and numbers of steps that are
-missing were not measured. Frechet distance: of the judge's features of {PICTURES} pictures, of other noises and
-captions, from those of true scenes, for the best stock one and the best of each that is learned. "Told levels too":
-Optimize plan's free = all; "guidance too": levels+coefficients+guidance, which there is at CFG 5 only. Fitted
-coefficients are the same for every solver of one call a step, so that the search for the levels to start plans from
-was made once for all four, and is counted in the seconds of each. Of Shapes at 5 steps all but the UNet at CFG 5 were
-learned with every iteration on all noises, which takes up to twice the calls; and of Shapes all but "guidance too"
-and the levels of the transformer at CFG 5 with 5 steps were learned with the first level left (lower_start off). The
-line above is of the last run: rows of earlier ones, from docs/schedules.json, stand beside its own."""
+{EXACT[0]} or {SHAPES[0]} in all ({FEWER[10]} of the latter at 10 steps). Each Shapes noise has a caption of its own.
+Single noises that end in another picture rule the means. "Best stock": the least median of ComfyUI's nine schedulers
+with euler, dpmpp_2m, res_multistep, ipndm, deis and uni_pc, all of one call a step. The optimizers' budgets are small,
+in bench/schedules.py and bench/schedules_searches.py; seconds are of one thread, with others beside it; calls are of
+one picture each, guidance and all, the most of the four solvers. Problems and numbers of steps that are missing were
+not measured. Frechet distance: of the judge's features of {PICTURES} pictures, of other noises and captions, from
+those of true scenes, for the best stock one and the best of each that is learned. "Told levels too": Optimize plan's
+free = all; "guidance too": levels+coefficients+guidance, which there is at CFG 5 only. Fitted coefficients are the
+same for every solver of one call a step, so that the search for the levels to start plans from was made once for all
+four, and is counted in the seconds of each. Of Shapes at 5 steps all but the UNet at CFG 5 were learned with every
+iteration on all noises, which takes up to twice the calls; and of Shapes all but "guidance too" and the levels of the
+transformer at CFG 5 with 5 steps were learned with the first level left (lower_start off). The line above is of the
+last run: rows of earlier ones, from docs/schedules.json, stand beside its own."""
 
 
 def tables(rows: list[Row], teachers: dict[str, float]) -> list[Table]:

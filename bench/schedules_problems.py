@@ -13,6 +13,9 @@ from ..models.weights import shapes_judge
 from ..samplers.clock import Clock
 from ..samplers.linear import Step, run_apart
 from ..samplers.process import FLOW, VE, Process
+from ..schedules.align_your_steps import align_your_steps_sigmas
+from ..schedules.classic import SCHEDULERS, classic_sigmas
+from ..schedules.gits_table import gits_sigmas
 from ..schedules.optimize.plan import told_model
 from ..schedules.optimize.teacher import Lesson, Plan, of_items, score_of, teach
 from .shapes import PART, captions_of, load
@@ -24,6 +27,8 @@ PROBLEMS = {"exact-ve": "Exact mixture, VE", "exact-flow": "Exact mixture, flow"
 SEED = 31
 EXACT = (256, 128)  # noises, and how many of them are held back
 SHAPES = (72, 24)
+FEWER = {10: 48}  # that the networks have instead at so many steps, where a run costs most
+TABLES = {"AYS table": align_your_steps_sigmas, "GITS table": gits_sigmas}
 TEACHER_STEPS = {"exact": 400, "shapes": 80}
 
 
@@ -50,6 +55,12 @@ class Problem(NamedTuple):
         *_, last = teach(self.model, self.x, [self.top, 0.0], steps=steps, sigma_min=float(self.levels.sigma_min),
                          process=self.process)
         return last.state["targets"], score_of(last.state["error"]).median
+
+    def at(self, steps: int, targets: Tensor) -> tuple["Problem", Tensor]:
+        """The problem with the noises it has for so many steps, the held-back ones always, and where those end."""
+        count = len(self.x) if self.name.startswith("exact") else FEWER.get(steps, len(self.x))
+        there = range(len(self.x))[-count:]
+        return self._replace(x=self.x[-count:], model=self.model.of(list(there))), targets[-count:]
 
     @property
     def guided(self) -> bool:
@@ -149,6 +160,19 @@ def shapes_problem(network: str, cfg: float, count: int, held: int, *, seed: int
     noise = Noise(seed).generate_noise({"samples": torch.zeros(count, 4, 16, 16)})
     x = sampling.noise_scaling(model.levels.sigma_max, noise, torch.zeros_like(noise), True)
     return Problem(f"shapes-{network}@{cfg:g}", sampling.process, model.levels, x, held, Counted(model))
+
+
+def stock_levels(on: Problem, steps: int) -> dict[str, list[float]]:
+    """ComfyUI's nine schedulers; those that give another number of steps are left out."""
+    found = {name: classic_sigmas(name, on.levels, steps).tolist() for name in SCHEDULERS}
+    return {name: levels for name, levels in found.items() if len(levels) == steps + 1}
+
+
+def table_levels(on: Problem, steps: int) -> dict[str, list[float]]:
+    """Published tables, which are for VE models."""
+    if on.process is FLOW:
+        return {}
+    return {name: table(steps).tolist() for name, table in TABLES.items()}
 
 
 @torch.no_grad()

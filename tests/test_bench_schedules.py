@@ -2,6 +2,7 @@
 import json
 
 import pytest
+import torch
 
 from odeon.bench import schedules, schedules_page, schedules_problems
 from odeon.bench.schedules import Job, Row, best_places, best_stock, fit_of, measure_job
@@ -56,6 +57,16 @@ def test_every_optimizer_has_a_row_for_every_solver(rows):
     assert all(row.seconds > 0.0 for row in rows if row.kind in ("search", "learned"))
 
 
+def test_at_ten_steps_networks_learn_from_fewer_noises_and_are_judged_on_the_same():
+    on, places = problem("shapes-dit@1"), torch.arange(72)
+    fewer, kept = on.at(10, places)
+    assert kept.tolist() == list(range(24, 72)) and torch.equal(fewer.x, on.x[24:])
+    one, other = on.lesson(plan_ddim, places), fewer.lesson(plan_ddim, kept)
+    assert torch.equal(one.targets[one.judging], other.targets[other.judging]) and len(other.x[other.judging]) == 24
+    assert torch.equal(fewer.model.of([46, 47])(on.x[70:], 2.0), on.model.of([70, 71])(on.x[70:], 2.0))
+    assert len(on.at(7, places)[0].x) == 72 and len(problem("exact-flow").at(10, torch.arange(256))[1]) == 256
+
+
 def test_where_there_is_guidance_it_has_numbers_too(tmp_path, monkeypatch):
     on = shapes_problem("shapes-dit", 5.0, 9, 3)
     monkeypatch.setitem(schedules_problems.TEACHER_STEPS, "shapes", 24)
@@ -63,7 +74,7 @@ def test_where_there_is_guidance_it_has_numbers_too(tmp_path, monkeypatch):
     monkeypatch.setattr(schedules, "problem", lambda name: on)
     monkeypatch.setattr(schedules, "SHARED", {})
     monkeypatch.setattr(schedules, "BY_SOLVER", {})
-    monkeypatch.setattr(schedules, "SCHEDULERS", ("simple",))
+    monkeypatch.setattr(schedules_problems, "SCHEDULERS", ("simple",))
     monkeypatch.setattr(fitted_levels, "KNOTS", 12)
     monkeypatch.setattr(schedules, "LEARNED", {"learned plan": FREE[0], "learned plan, guidance too": GUIDED})
     fits = schedules._kept_fits(Job("shapes-dit@5", 2, "", targets, quick=True), tmp_path)

@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from test_learned_plan import LEVELS, MODEL, noises
+from lessons import LEVELS, MODEL, noises
 
 from odeon.measure.dc_ratios import teacher_states
 from odeon.samplers.dpm_solver_pp import plan_dpm_solver_pp

@@ -1,5 +1,6 @@
 """Measurements through the seam: what they are given, what an interruption leaves, whose results are refused."""
 import json
+import math
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ import torch
 from odeon import NODE_CLASS_MAPPINGS, host
 from odeon.host.measuring import fingerprint, key_of, same_weights
 from odeon.measure.kept import read_tensors, write_tensors
+from odeon.measure.plot import draw_lines
 from odeon.measure.progress import Progress
 from odeon.models.levels import DiscreteLevels
 from odeon.samplers.ddim import plan_ddim
@@ -218,3 +220,12 @@ def test_levels_that_are_no_schedule_are_refused_before_the_model_is_asked(name)
     for sigmas in BAD_LEVELS:
         with pytest.raises(ValueError, match="sigma|step|schedule"):
             getattr(node, node.FUNCTION)(**given, sigmas=torch.tensor(sigmas))
+
+
+def test_a_plot_needs_a_point_and_shows_every_curve():
+    picture = draw_lines({"a": [(0, 1.0), (1, 0.1)], "b": [(0, 2.0), (1, -1.0)]}, title="t", log=True)
+    blue, orange = torch.tensor([47, 111, 222]) / 255.0, torch.tensor([224, 102, 43]) / 255.0
+    assert ((picture - blue).abs().sum(-1) < 0.02).sum() > 100
+    assert ((picture - orange).abs().sum(-1) < 0.02).sum() > 20
+    with pytest.raises(ValueError, match="at least one finite point"):
+        draw_lines({"a": [(0, math.nan)]}, title="t", log=True)

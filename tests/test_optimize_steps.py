@@ -1,17 +1,15 @@
 """Steps found within a budget: the search on the exact mixture, and the nodes around it."""
-import math
 import re
 import time
 
 import gmm
 import pytest
 import torch
-from test_learned_plan import LEVELS, MODEL, noises
+from lessons import LEVELS, MODEL, noises
 
 from odeon import NODE_CLASS_MAPPINGS, host
 from odeon.host.denoiser import Denoiser, smooth
 from odeon.measure.kept import load_plan, load_sigmas
-from odeon.measure.plot import draw_lines
 from odeon.models.levels import DiscreteLevels
 from odeon.samplers.dpm_solver_pp import plan_dpm_solver_pp
 from odeon.samplers.process import FLOW, VE
@@ -262,15 +260,6 @@ def test_smoothed_levels_tell_the_same_and_have_a_slope():
     exact = DiscreteLevels()
     reached = [(exact.timestep(sigma * (1 + h)) - exact.timestep(sigma * (1 - h))) / (2 * h * sigma) for h in (0.01,)]
     assert torch.allclose(slope, reached[0], rtol=0.05)
-
-
-def test_a_plot_needs_a_point_and_shows_every_curve():
-    picture = draw_lines({"a": [(0, 1.0), (1, 0.1)], "b": [(0, 2.0), (1, -1.0)]}, title="t", log=True)
-    blue, orange = torch.tensor([47, 111, 222]) / 255.0, torch.tensor([224, 102, 43]) / 255.0
-    assert ((picture - blue).abs().sum(-1) < 0.02).sum() > 100
-    assert ((picture - orange).abs().sum(-1) < 0.02).sum() > 20
-    with pytest.raises(ValueError, match="at least one finite point"):
-        draw_lines({"a": [(0, math.nan)]}, title="t", log=True)
 
 
 def test_distances_are_of_pictures_where_there_is_a_vae(model, folder, monkeypatch):

@@ -11,8 +11,8 @@ from ...samplers.linear import Step
 from ...samplers.process import FLOW, VE, Process
 from ...samplers.table import Table, steps_of_table, table_of, widened
 from ..power import power_sigmas
-from .plan import FLOOR, PlanLesson, training_items
-from .teacher import Lesson, teacher_levels
+from .plan import FLOOR, PlanLesson
+from .teacher import Lesson, teacher_levels, training_items
 
 KNOTS = 36  # levels of the accurate run between which its states are read
 NOISES = 16  # that a fit is made on, and as many others that it is judged on

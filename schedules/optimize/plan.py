@@ -10,7 +10,7 @@ from torch import Tensor
 from ...measure.progress import Progress
 from ...samplers.process import VE, Process
 from ...samplers.table import Table, run_table, table_of, widened
-from .teacher import Lesson, calls_of, score_of
+from .teacher import Lesson, calls_of, score_of, training_items
 
 GUIDED = "levels+coefficients+guidance"
 FREE = ("levels+coefficients", "levels", "coefficients", "all", GUIDED)
@@ -277,14 +277,6 @@ def _most(student: PlanLesson, numbers: Numbers, places: list[tuple[int, int]], 
 
 def _parts(items: list[int], size: int) -> list[list[int]]:
     return [items[i:i + size] for i in range(0, len(items), size)]
-
-
-def training_items(lesson: Lesson) -> list[int]:
-    """The places of the noises to learn from. Raises ValueError for less than 2."""
-    items = list(range(*lesson.training.indices(len(lesson.x))))
-    if len(items) < 2:
-        raise ValueError(f"learning needs at least 2 noises that are not held back, got {len(items)}; raise samples")
-    return items
 
 
 def _moved(numbers: Numbers, places: list[tuple[int, int]], by: list[float]) -> Numbers:

@@ -190,3 +190,11 @@ def calls_of(steps: list[Step]) -> int:
 
 def _rms(difference: Tensor) -> Tensor:
     return difference.flatten(1).square().mean(1).sqrt()
+
+
+def training_items(lesson: Lesson) -> list[int]:
+    """The places of the noises to learn from. Raises ValueError for less than 2."""
+    items = list(range(*lesson.training.indices(len(lesson.x))))
+    if len(items) < 2:
+        raise ValueError(f"learning needs at least 2 noises that are not held back, got {len(items)}; raise samples")
+    return items
