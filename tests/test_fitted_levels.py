@@ -8,7 +8,18 @@ from lessons import LEVELS, MODEL, noises
 from odeon.measure.dc_ratios import teacher_states
 from odeon.samplers.dpm_solver_pp import plan_dpm_solver_pp
 from odeon.samplers.process import FLOW, VE
-from odeon.schedules.optimize.fitted_levels import KNOTS, FittedLevels, power_starts, search_fitted_levels
+from odeon.schedules.optimize.fitted_levels import (
+    FLOOR,
+    KNOTS,
+    REACH,
+    FittedLevels,
+    PlainLevels,
+    power_starts,
+    search_fitted_levels,
+    search_levels,
+)
+from odeon.schedules.optimize.plan import PlanLesson
+from odeon.schedules.optimize.steps import STRIDE, Search, search_lesson
 from odeon.schedules.optimize.teacher import Lesson, score_of, teach, teacher_levels
 
 BOTH = pytest.mark.parametrize("process", [VE, FLOW], ids=lambda process: process.name)
@@ -45,6 +56,37 @@ def test_the_search_ends_far_nearer_than_a_fit_on_any_start(process):
     fitted = min(score_of(lesson.errors(judge.fitted(levels)[0], lesson.judging)).median for levels in families)
     plain = min(lesson.score(levels).median for levels in families)
     assert held < 0.5 * fitted < 0.5 * plain
+
+
+@BOTH
+def test_a_search_by_trial_makes_shared_calls_once_and_is_where_learning_starts(process):
+    lesson, top = lesson_on(process)
+    start = teacher_levels([top, 0.0], 5, sigma_min=0.05, process=process)
+    judge, calls = PlainLevels(PlanLesson(lesson, start, process=process), 16), []
+    *_, last = (calls.append(lesson.calls) or progress for progress in search_levels(
+        judge, lesson, [start], process=process, reach=STRIDE, lower=True))
+    levels, found = last.state["levels"].tolist(), float(last.state["distance"])
+    assert found == pytest.approx(float((lesson.errors(lesson.plan(levels), slice(0, 16)) + FLOOR).log().mean()))
+    assert found < judge.distance(start)[0] - 0.5 and levels[0] <= top
+    trials = int(last.state["tried"]) - 1
+    assert calls[-1] - calls[1] < 0.8 * trials * 16 * 5 and calls[1] - calls[0] == 16 * 5
+    *_, whole = search_lesson(lesson, {"start": start}, Search(1e6), process=process)
+    assert float(whole.state["heat_loss"]) <= found
+
+
+def test_a_first_level_above_its_bound_is_not_tried():
+    lesson, top = lesson_on(VE, 24)
+    start, tried = power_starts(top, 4)[0], []
+
+    class Content:
+        """Finds nothing nearer than the start."""
+        def distance(self, levels):
+            tried.append(levels)
+            return float(len(tried)), None
+
+    *_, last = search_levels(Content(), lesson, [start], reach=2 * REACH[1], lower=True)
+    assert last.state["levels"].tolist() == start == tried[0] and all(levels[0] <= top for levels in tried)
+    assert int(last.state["tried"]) == 1 + 2 * 8 and len(tried) == 1 + 2 * 7  # two reaches, 4 levels, two ways
 
 
 def test_a_stopped_search_goes_on_to_the_same_levels():

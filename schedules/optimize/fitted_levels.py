@@ -1,4 +1,4 @@
-"""Levels for a plan whose coefficients are fitted to them, found by trial: a fit takes no more calls than a run."""
+"""Levels found by trial, for a plan as it is or with fitted coefficients: a fit takes no more calls than a run."""
 import math
 from collections.abc import Callable, Iterator
 
@@ -75,23 +75,55 @@ class FittedLevels:
         return float((self.lesson.errors(steps, self.choosing) + FLOOR).log().mean()), change
 
 
-def search_fitted_levels(lesson: Lesson, starts: list[list[float]], *, process: Process = VE,
-                         reach: float = REACH[0], until: Callable[[], bool] = lambda: False, guided: bool = False,
-                         lower: bool = False, state: dict[str, Tensor] | None = None) -> Iterator[Progress]:
-    """state["levels"], those whose fitted plan ends nearest: the best of `starts`, all with the same first and last
-    level, then one step of it after the other made longer or shorter, by less once nothing helps, until() says so.
-    reach: of the first of these moves, in the log of a step of -log sigma; 0 makes none. guided: see FittedLevels.
-    lower: see PlanLesson.
-    state["change"]: of its coefficients, once a start was tried.
+class PlainLevels:
+    """What levels are worth to the lesson's plan as it is, on its first training noises, so many. Calls that a schedule
+    shares with the best one before it are not made again."""
 
-    A Progress first and after every trial, resumable behind it. Each trial costs the calls of two runs on NOISES
-    noises. What a schedule is worth to a fitted plan and as it is have little in common.
+    def __init__(self, student: PlanLesson, noises: int):
+        self.student, self.items = student, training_items(student.lesson)[:noises]
+        self.best, self.near = math.inf, None
+
+    def distance(self, levels: list[float]) -> tuple[float, None]:
+        """Mean log of the distances to the teacher."""
+        table = table_of(self.student.lesson.plan(levels))
+        walk = self.student.walk(table, torch.zeros_like(table.levels), self.items, self.near)
+        errors = self.student.missed(walk, self.items).square().mean(1).sqrt()
+        found = float((errors + FLOOR).log().mean())
+        if found < self.best:
+            self.best, self.near = found, walk
+        return found, None
+
+
+def search_fitted_levels(lesson: Lesson, starts: list[list[float]], *, process: Process = VE, guided: bool = False,
+                         reach: float = REACH[0], until: Callable[[], bool] = lambda: False, lower: bool = False,
+                         state: dict[str, Tensor] | None = None) -> Iterator[Progress]:
+    """search_levels for a plan with fitted coefficients; state["change"]: of these, once a start was tried.
+
+    guided: see FittedLevels. Each trial costs the calls of two runs on NOISES noises. What a schedule is worth to a
+    fitted plan and as it is have little in common.
     """
     low = min(level for levels in starts for level in levels if level > 0.0)
-    top, kept = lesson.top or starts[0][0], dict(state or {})
-    judge = FittedLevels(lesson, top, low, process=process, guided=guided)
+    judge = FittedLevels(lesson, lesson.top or starts[0][0], low, process=process, guided=guided)
+    yield from search_levels(judge, lesson, starts, process=process, reach=reach, until=until, lower=lower, state=state)
+
+
+def search_levels(judge: FittedLevels | PlainLevels, lesson: Lesson, starts: list[list[float]], *,
+                  process: Process = VE, reach: float = REACH[0], until: Callable[[], bool] = lambda: False,
+                  lower: bool = False, state: dict[str, Tensor] | None = None) -> Iterator[Progress]:
+    """state["levels"], those that the judge finds nearest: the best of `starts`, all with the same first and last
+    level, then one step of it after the other made longer or shorter, by less once nothing helps, until() says so.
+    reach: of the first of these moves, in the log of a step of -log sigma; 0 makes none. lower: see PlanLesson.
+
+    A Progress first and after every trial, resumable behind it. Its moves are long enough to leave places where no
+    small one helps, as there are many of under guidance.
+    """
+    kept = dict(state or {})
     kept.setdefault("levels", torch.tensor(starts[0], dtype=torch.float64))
     tried, best = int(kept.get("tried", 0)), float(kept.get("distance", math.inf))
+
+    def keep(found: float, change: Tensor | None, **more: Tensor) -> None:
+        nonlocal best, kept
+        best, kept = found, kept | more | ({} if change is None else {"change": change})
 
     def progress() -> Progress:
         return Progress(lesson.calls, lesson.calls + 1, {**kept, "tried": torch.tensor(tried),
@@ -101,8 +133,7 @@ def search_fitted_levels(lesson: Lesson, starts: list[list[float]], *, process: 
     while tried < len(starts) and not until():
         found, change = judge.distance(starts[tried])
         if found < best:
-            best = found
-            kept |= {"levels": torch.tensor(starts[tried], dtype=torch.float64), "change": change}
+            keep(found, change, levels=torch.tensor(starts[tried], dtype=torch.float64))
         tried += 1
         yield progress()
     student = PlanLesson(lesson, kept["levels"].tolist(), process=process, lower=lower)
@@ -113,11 +144,13 @@ def search_fitted_levels(lesson: Lesson, starts: list[list[float]], *, process: 
         place, way = trials[(tried - len(starts)) % len(trials)]
         trial = theta.clone()
         trial[place] += way * reach
-        found, change = judge.distance(student.sigmas(trial).tolist())
+        levels = student.sigmas(trial)
+        same = torch.equal(levels, student.sigmas(theta))  # the first level above its bound
+        found, change = (math.inf, None) if same else judge.distance(levels.tolist())
         tried, since = tried + 1, since + 1
         if found < best:
-            best, theta, since = found, trial, 0
-            kept |= {"levels": student.sigmas(theta), "change": change}
+            theta, since = trial, 0
+            keep(found, change, levels=levels)
         elif since == len(trials):
             reach, since = reach / 2.0, 0
         kept |= {"theta": theta, "reach": torch.tensor(reach, dtype=torch.float64), "since": torch.tensor(since)}

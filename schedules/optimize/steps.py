@@ -10,14 +10,15 @@ from torch import Tensor
 from ...measure.progress import Progress
 from ...samplers.process import VE, Process
 from ...samplers.table import Table, steps_of_table, table_of
-from .fitted_levels import REACH, power_starts, search_fitted_levels
-from .plan import GUIDED, learn_plan, told_model
+from .fitted_levels import REACH, PlainLevels, power_starts, search_fitted_levels, search_levels
+from .plan import GUIDED, PlanLesson, learn_plan, told_model
 from .teacher import Lesson, Plan, Score, score_of, taught, teacher_cost
 
 FEW, FEWEST = 8, 12  # noises that every family is tried on, before the best few are on all; that are taken at least
 HEATS, APART = 5, 0.4  # schedules that levels are learned from for a while, and how far apart in log sigma they are
 HEAT_NOISES, HEAT_NUMBERS = 16, 1024  # that they are learned on: so many noises, or more if a latent has few numbers
 HEAT_ITERATIONS, HEAT_LITTLE = 20, 0.003  # and how far
+STRIDE = 0.4  # the first reach of the search by trial that one of them comes from
 
 
 class Found(NamedTuple):
@@ -140,17 +141,22 @@ def search_lesson(lesson: Lesson, families: dict[str, list[float]], search: Sear
 def _heats(lesson: Lesson, starts: list[list[float]], search: Search, process: Process, state: dict[str, Tensor]
            ) -> Iterator[Progress]:
     """"start": of a few unlike schedules the one whose levels, learned for a short while on some of the noises, end
-    nearest: where learning ends has little to do with how near a schedule is as it is. Where the first level may be
-    lower, all have a second heat with that: which leads farther differs by solver."""
+    nearest: where learning ends has little to do with how near a schedule is as it is. One of them is the nearest
+    schedule after a search by trial, whose long moves find what least squares don't where guidance makes ends jump.
+    Where the first level may be lower, all have a second heat with that: which leads farther differs by solver."""
     begun, few = time.monotonic(), slice(0, min(FEW, lesson.training.stop))
+    noises = max(HEAT_NOISES, HEAT_NUMBERS // lesson.x[0].numel())
     if "heats" not in state:
         plain = torch.tensor([lesson.score(levels, few).median if time.monotonic() < begun + 6.0 * search.minutes
                               else math.inf for levels in starts])
-        chosen = _unlike([starts[place] for place in plain.argsort().tolist()])
+        near = [starts[place] for place in plain.argsort().tolist()]
+        judge = PlainLevels(PlanLesson(lesson, near[0], process=process), noises)
+        *_, last = search_levels(judge, lesson, near[:1], process=process, reach=STRIDE, lower=search.lower,
+                                 until=lambda: time.monotonic() > begun + 9.0 * search.minutes)
+        chosen = _unlike([last.state["levels"].tolist(), *near])
         state = {**state, "heats": torch.tensor(chosen, dtype=torch.float64), "heat": torch.tensor(0),
                  "start": torch.tensor(chosen[0], dtype=torch.float64)}
         yield _progress(lesson, state)
-    noises = max(HEAT_NOISES, HEAT_NUMBERS // lesson.x[0].numel())
     count = len(state["heats"])
     for place in range(int(state["heat"]), count * (1 + search.lower)):
         left = 0.3 * search.minutes - (time.monotonic() - begun) / 60.0
