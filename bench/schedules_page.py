@@ -27,10 +27,11 @@ not measured. Frechet distance: of the judge's features of {PICTURES} pictures, 
 those of true scenes, for the best stock one and the best of each that is learned. "Told levels too": Optimize plan's
 free = all; "guidance too": levels+coefficients+guidance, which there is at CFG 5 only. Fitted coefficients are the
 same for every solver of one call a step, so that the search for the levels to start plans from was made once for all
-four, and is counted in the seconds of each. Of Shapes at 5 steps all but the UNet at CFG 5 were learned with every
-iteration on all noises, which takes up to twice the calls; and of Shapes all but "guidance too" and the levels of the
-transformer at CFG 5 with 5 steps were learned with the first level left (lower_start off). The line above is of the
-last run: rows of earlier ones, from docs/schedules.json, stand beside its own."""
+four, and is counted in the seconds of each. Rows of Shapes are of several versions of learning: at 5 steps all but the
+UNet's at CFG 5 were learned with every iteration on all noises, which takes up to twice the calls; at 5 steps all but
+"guidance too" and the transformer's levels at CFG 5, and at 7 steps those at CFG 1, with lower_start off; and of
+levels only the transformer's at CFG 5 and 7 steps were searched by trial first. The line above is of the last run;
+rows of earlier ones stand beside its own."""
 
 
 def tables(rows: list[Row], teachers: dict[str, float]) -> list[Table]:
