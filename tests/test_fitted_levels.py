@@ -72,6 +72,7 @@ def test_a_search_by_trial_makes_shared_calls_once_and_is_where_learning_starts(
     assert calls[-1] - calls[1] < 0.8 * trials * 16 * 5 and calls[1] - calls[0] == 16 * 5
     *_, whole = search_lesson(lesson, {"start": start}, Search(1e6), process=process)
     assert float(whole.state["heat_loss"]) <= found
+    assert judge.distance(whole.state["start"].tolist())[0] <= float(whole.state["heat_loss"]) + 1e-9
 
 
 def test_a_first_level_above_its_bound_is_not_tried():

@@ -141,24 +141,28 @@ def search_lesson(lesson: Lesson, families: dict[str, list[float]], search: Sear
 def _heats(lesson: Lesson, starts: list[list[float]], search: Search, process: Process, state: dict[str, Tensor]
            ) -> Iterator[Progress]:
     """"start": of a few unlike schedules the one whose levels, learned for a short while on some of the noises, end
-    nearest: where learning ends has little to do with how near a schedule is as it is. One of them is the nearest
-    schedule after a search by trial, whose long moves find what least squares don't where guidance makes ends jump.
-    Where the first level may be lower, all have a second heat with that: which leads farther differs by solver."""
+    nearest: where learning ends has little to do with how near a schedule is as it is. Where the first level may be
+    lower, all have a second heat with that: which leads farther differs by solver. The nearest schedule is searched by
+    trial before, and the end behind: long moves find what least squares don't where guidance makes ends jump."""
+    def searched(start: list[float], share: float) -> Tensor:
+        judge = PlainLevels(PlanLesson(lesson, start, process=process), noises)
+        *_, last = search_levels(judge, lesson, [start], process=process, reach=STRIDE, lower=search.lower,
+                                 until=lambda: time.monotonic() > begun + 60.0 * share * search.minutes)
+        return last.state["levels"]
+
     begun, few = time.monotonic(), slice(0, min(FEW, lesson.training.stop))
     noises = max(HEAT_NOISES, HEAT_NUMBERS // lesson.x[0].numel())
     if "heats" not in state:
         plain = torch.tensor([lesson.score(levels, few).median if time.monotonic() < begun + 6.0 * search.minutes
                               else math.inf for levels in starts])
         near = [starts[place] for place in plain.argsort().tolist()]
-        judge = PlainLevels(PlanLesson(lesson, near[0], process=process), noises)
-        *_, last = search_levels(judge, lesson, near[:1], process=process, reach=STRIDE, lower=search.lower,
-                                 until=lambda: time.monotonic() > begun + 9.0 * search.minutes)
-        chosen = _unlike([last.state["levels"].tolist(), *near])
+        chosen = _unlike([searched(near[0], 0.15).tolist(), *near])
         state = {**state, "heats": torch.tensor(chosen, dtype=torch.float64), "heat": torch.tensor(0),
                  "start": torch.tensor(chosen[0], dtype=torch.float64)}
         yield _progress(lesson, state)
     count = len(state["heats"])
-    for place in range(int(state["heat"]), count * (1 + search.lower)):
+    all_heats = count * (1 + search.lower)
+    for place in range(int(state["heat"]), all_heats):
         left = 0.3 * search.minutes - (time.monotonic() - begun) / 60.0
         if left < 0.0:
             break
@@ -169,6 +173,9 @@ def _heats(lesson: Lesson, starts: list[list[float]], search: Search, process: P
         if last.state["loss"] < state.get("heat_loss", math.inf):
             state |= {"heat_loss": last.state["loss"], "start": last.state["sigmas"]}
         yield _progress(lesson, state)
+    if int(state["heat"]) <= all_heats:
+        yield _progress(lesson, {**state, "heat": torch.tensor(all_heats + 1),
+                                 "start": searched(state["start"].tolist(), 0.4)})
 
 
 def _unlike(schedules: list[list[float]]) -> list[list[float]]:
