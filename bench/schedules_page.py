@@ -20,18 +20,18 @@ and where an accurate run of {TEACHER_STEPS['exact']} (mixture) or {TEACHER_STEP
 the same noise; median / mean over {EXACT[1]} or {SHAPES[1]} noises that nothing was learned from or chosen by, of
 {EXACT[0]} or {SHAPES[0]} in all ({FEWER[10]} of the latter at 10 steps). Each Shapes noise has a caption of its own.
 Single noises that end in another picture rule the means. "Best stock": the least median of ComfyUI's nine schedulers
-with euler, dpmpp_2m, res_multistep, ipndm, deis and uni_pc, all of one call a step. The optimizers' budgets are small,
-in bench/schedules.py and bench/schedules_searches.py; seconds are of one thread, with others beside it; calls are of
-one picture each, guidance and all, the most of the four solvers. Problems and numbers of steps that are missing were
-not measured. Frechet distance: of the judge's features of {PICTURES} pictures, of other noises and captions, from
-those of true scenes, for the best stock one and the best of each that is learned. "Told levels too": Optimize plan's
-free = all; "guidance too": levels+coefficients+guidance, which there is at CFG 5 only. Fitted coefficients are the
-same for every solver of one call a step, so that the search for the levels to start plans from was made once for all
-four, and is counted in the seconds of each. Rows of Shapes are of several versions of learning: at 5 steps all but the
-UNet's at CFG 5 were learned with every iteration on all noises, which takes up to twice the calls; at 5 steps all but
-"guidance too" and the transformer's levels at CFG 5, and at 7 steps those at CFG 1, with lower_start off; and of
-levels only the transformer's at CFG 5 and 7 steps were searched by trial first. The line above is of the last run;
-rows of earlier ones stand beside its own."""
+with euler, dpmpp_2m, res_multistep, ipndm, deis and uni_pc, all of one call a step. The optimizers' budgets are
+small, in bench/schedules.py and bench/schedules_searches.py; seconds are of one thread, with others beside it; calls
+are of one picture each, guidance and all, the most of the four solvers. Problems and numbers of steps that are
+missing were not measured. Frechet distance: of the judge's features of {PICTURES} pictures, of other noises and
+captions, from those of true scenes, for the best stock one and the best of each that is learned. "Told levels too":
+Optimize plan's free = all; "guidance too": levels+coefficients+guidance, which there is at CFG 5 only. Fitted
+coefficients are the same for every solver of one call a step, so that the search for the levels to start plans from
+was made once for all four, and is counted in the seconds of each. Rows of Shapes are of several versions of learning:
+at 5 steps all but the UNet's at CFG 5 were learned with every iteration on all noises, which takes up to twice the
+calls; at 5 steps all but "guidance too" and the transformer's levels at CFG 5, and at 7 steps those at CFG 1, with
+lower_start off; and of levels only Euler's and 2M's on the transformer at CFG 5 and 7 steps were searched by trial
+too. The line above is of the last run; rows of earlier ones stand beside its own."""
 
 
 def tables(rows: list[Row], teachers: dict[str, float]) -> list[Table]:
