@@ -30,8 +30,8 @@ coefficients are the same for every solver of one call a step, so that the searc
 was made once for all four, and is counted in the seconds of each. Rows of Shapes are of several versions of learning:
 at 5 steps all but the UNet's at CFG 5 were learned with every iteration on all noises, which takes up to twice the
 calls; at 5 steps all but "guidance too" and the transformer's levels at CFG 5, and at 7 steps those at CFG 1, with
-lower_start off; and of levels only Euler's and 2M's on the transformer at CFG 5 and 7 steps were searched by trial
-too. The line above is of the last run; rows of earlier ones stand beside its own."""
+lower_start off; and of levels only Euler's, 2M's and UniPC's on the transformer at CFG 5 and 7 steps were searched by
+trial too. The line above is of the last run; rows of earlier ones stand beside its own."""
 
 
 def tables(rows: list[Row], teachers: dict[str, float]) -> list[Table]:
