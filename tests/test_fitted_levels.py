@@ -83,7 +83,7 @@ def test_a_first_level_above_its_bound_is_not_tried():
         """Finds nothing nearer than the start."""
         def distance(self, levels):
             tried.append(levels)
-            return float(len(tried)), None
+            return float(len(tried)), {}
 
     *_, last = search_levels(Content(), lesson, [start], reach=2 * REACH[1], lower=True)
     assert last.state["levels"].tolist() == start == tried[0] and all(levels[0] <= top for levels in tried)

@@ -66,13 +66,13 @@ class FittedLevels:
         return steps_of_table(table._replace(d=table.d + change), levels[-1]), change
 
     @torch.no_grad()
-    def distance(self, levels: list[float]) -> tuple[float, Tensor | None]:
-        """Mean log of the distances to the teacher on the other noises, and the changes of the coefficients; infinite
+    def distance(self, levels: list[float]) -> tuple[float, dict[str, Tensor]]:
+        """Mean log of the distances to the teacher on the other noises, and the "change" of the coefficients; infinite
         below the last knot."""
         if any(0.0 < level < self.knots[-1] for level in levels):
-            return math.inf, None
+            return math.inf, {}
         steps, change = self.fitted(levels)
-        return float((self.lesson.errors(steps, self.choosing) + FLOOR).log().mean()), change
+        return float((self.lesson.errors(steps, self.choosing) + FLOOR).log().mean()), {"change": change}
 
 
 class PlainLevels:
@@ -83,15 +83,16 @@ class PlainLevels:
         self.student, self.items = student, training_items(student.lesson)[:noises]
         self.best, self.near = math.inf, None
 
-    def distance(self, levels: list[float]) -> tuple[float, None]:
-        """Mean log of the distances to the teacher."""
+    @torch.no_grad()
+    def distance(self, levels: list[float]) -> tuple[float, dict[str, Tensor]]:
+        """Mean log of the distances to the teacher, and nothing else."""
         table = table_of(self.student.lesson.plan(levels))
         walk = self.student.walk(table, torch.zeros_like(table.levels), self.items, self.near)
         errors = self.student.missed(walk, self.items).square().mean(1).sqrt()
         found = float((errors + FLOOR).log().mean())
         if found < self.best:
             self.best, self.near = found, walk
-        return found, None
+        return found, {}
 
 
 def search_fitted_levels(lesson: Lesson, starts: list[list[float]], *, process: Process = VE, guided: bool = False,
@@ -121,19 +122,16 @@ def search_levels(judge: FittedLevels | PlainLevels, lesson: Lesson, starts: lis
     kept.setdefault("levels", torch.tensor(starts[0], dtype=torch.float64))
     tried, best = int(kept.get("tried", 0)), float(kept.get("distance", math.inf))
 
-    def keep(found: float, change: Tensor | None, **more: Tensor) -> None:
-        nonlocal best, kept
-        best, kept = found, kept | more | ({} if change is None else {"change": change})
-
     def progress() -> Progress:
         return Progress(lesson.calls, lesson.calls + 1, {**kept, "tried": torch.tensor(tried),
                                                          "distance": torch.tensor(best, dtype=torch.float64)})
 
     yield progress()
     while tried < len(starts) and not until():
-        found, change = judge.distance(starts[tried])
+        found, more = judge.distance(starts[tried])
         if found < best:
-            keep(found, change, levels=torch.tensor(starts[tried], dtype=torch.float64))
+            best = found
+            kept |= {"levels": torch.tensor(starts[tried], dtype=torch.float64), **more}
         tried += 1
         yield progress()
     student = PlanLesson(lesson, kept["levels"].tolist(), process=process, lower=lower)
@@ -146,11 +144,11 @@ def search_levels(judge: FittedLevels | PlainLevels, lesson: Lesson, starts: lis
         trial[place] += way * reach
         levels = student.sigmas(trial)
         same = torch.equal(levels, student.sigmas(theta))  # the first level above its bound
-        found, change = (math.inf, None) if same else judge.distance(levels.tolist())
+        found, more = (math.inf, {}) if same else judge.distance(levels.tolist())
         tried, since = tried + 1, since + 1
         if found < best:
-            theta, since = trial, 0
-            keep(found, change, levels=levels)
+            best, theta, since = found, trial, 0
+            kept |= {"levels": levels, **more}
         elif since == len(trials):
             reach, since = reach / 2.0, 0
         kept |= {"theta": theta, "reach": torch.tensor(reach, dtype=torch.float64), "since": torch.tensor(since)}
