@@ -15,7 +15,7 @@ from .plan import GUIDED, PlanLesson, learn_plan, told_model
 from .teacher import Lesson, Plan, Score, score_of, taught, teacher_cost
 
 FEW, FEWEST = 8, 12  # noises that every family is tried on, before the best few are on all; that are taken at least
-HEATS, APART = 5, 0.4  # schedules that levels are learned from for a while, and how far apart in log sigma they are
+HEATS, APART = 2, 0.4  # schedules that levels are learned from for a while, and how far apart in log sigma they are
 HEAT_NOISES, HEAT_NUMBERS = 16, 1024  # that they are learned on: so many noises, or more if a latent has few numbers
 HEAT_ITERATIONS, HEAT_LITTLE = 20, 0.003  # and how far
 STRIDE = 0.4  # the first reach of the search by trial that one of them comes from
