@@ -23,7 +23,7 @@ from ..samplers.pndm import plan_pndm
 from ..samplers.table import Table, steps_of_table, table_of, widened
 from ..samplers.unipc import plan_unipc
 from ..schedules.optimize.fitted_levels import REACH, power_starts, search_fitted_levels
-from ..schedules.optimize.plan import GUIDED, told_model
+from ..schedules.optimize.plan import GUIDED
 from ..schedules.optimize.steps import FEW, Search, same_start, search_lesson, table_in
 from ..schedules.optimize.teacher import Lesson, Score, score_of
 from .schedules_problems import Problem, frechet_of, problem, stock_levels, table_levels
@@ -31,7 +31,7 @@ from .schedules_searches import BY_SOLVER, EULER_ONLY, SHARED
 
 STEPS = (5, 7, 10)
 LEARNED = {"learned levels": "levels", "learned plan": "levels+coefficients",  # and what is free
-           "learned plan, told levels too": "all", "learned plan, guidance too": GUIDED}
+           "learned plan, whole table": "all"}
 PICTURES = 256  # that the Frechet distance is taken of
 SOLVERS = {
     "DPM-Solver++ 2M": lambda sigmas, on: plan_dpm_solver_pp(sigmas, order=2, process=on.process),
@@ -50,9 +50,8 @@ ITERATIONS = 400  # of learning at most; it ends by itself long before
 
 class Row(NamedTuple):
     """One figure. kind: 'stock', 'table', 'search' or 'learned'; seconds, calls: what finding it took, calls of one
-    picture each; run: levels, x, d of the table of the plan that was run, and the logarithms of the levels told if they
-    are others; frechet: how far the judge's features of pictures so made are from true ones', of the best rows on a
-    Shapes model."""
+    picture each; run: levels, x, d of the table of the plan that was run; frechet: how far the judge's features of
+    pictures so made are from true ones', of the best rows on a Shapes model."""
     problem: str
     steps: int
     solver: str
@@ -60,7 +59,7 @@ class Row(NamedTuple):
     kind: str
     score: Score
     seconds: float = 0.0
-    run: tuple[list, list, list, list | None] | None = None
+    run: tuple[list, list, list] | None = None
     frechet: float | None = None
     calls: int = 0
 
@@ -141,11 +140,17 @@ def _kept_job(job: Job, folder: Path | None) -> list[Row]:
     return rows
 
 
+def free_of(name: str, on: Problem) -> str:
+    """What is free in one of LEARNED: where there is guidance, the whole table has coefficients of it too."""
+    return GUIDED if LEARNED[name] == "all" and on.guided else LEARNED[name]
+
+
 def _kept_fits(job: Job, folder: Path | None) -> dict[bool, dict[str, Tensor]]:
     """fit_of() by its `guided`, those that the job needs."""
-    found = {}
-    for guided in (False, True)[:1 + problem(job.problem).guided]:
-        if job.only and (LEARNED[job.only] == "levels" or guided != (LEARNED[job.only] == GUIDED)):
+    found, on = {}, problem(job.problem)
+    frees = [free_of(name, on) for name in LEARNED if job.only in ("", name)]
+    for guided in (False, True):
+        if guided not in {free == GUIDED for free in frees if free != "levels"}:
             continue
         kind = f"fit{'-guided' * guided}{'-quick' * job.quick}"
         file = folder and folder / f"{job.problem}-{job.steps}-{kind}.safetensors"
@@ -203,8 +208,8 @@ def _row(job: Job, lesson: Lesson, schedule: str, levels: list[float], kind: str
     return Row(job.problem, job.steps, job.solver, schedule, kind, lesson.score(levels), 0.0, way)
 
 
-def _way(table: Table, told: Tensor | None = None) -> tuple[list, list, list, list | None]:
-    return *(part.tolist() for part in table[:3]), told if told is None else told.tolist()
+def _way(table: Table) -> tuple[list, list, list]:
+    return tuple(part.tolist() for part in table[:3])
 
 
 def _kept_judged(rows: list[Row], quick: bool, folder: Path | None) -> list[Row]:
@@ -219,7 +224,7 @@ def _kept_judged(rows: list[Row], quick: bool, folder: Path | None) -> list[Row]
         found = json.loads(file.read_text())
     else:
         torch.set_num_threads(1)
-        found = [[i, frechet_of(*_steps_of(rows[i].run), name, 32 if quick else PICTURES)] for i in best_places(rows)]
+        found = [[i, frechet_of(_steps_of(rows[i].run), name, 32 if quick else PICTURES)] for i in best_places(rows)]
         if file:
             file.write_text(json.dumps(found))
     rows = list(rows)
@@ -228,9 +233,9 @@ def _kept_judged(rows: list[Row], quick: bool, folder: Path | None) -> list[Row]
     return rows
 
 
-def _steps_of(way: tuple) -> tuple[list[Step], Tensor | None]:
-    *parts, told = (part if part is None else torch.tensor(part, dtype=torch.float64) for part in way)
-    return steps_of_table(Table(*parts, torch.zeros(len(parts[1]), 0, dtype=torch.float64))), told
+def _steps_of(way: tuple) -> list[Step]:
+    parts = [torch.tensor(part, dtype=torch.float64) for part in way[:3]]
+    return steps_of_table(Table(*parts, torch.zeros(len(parts[1]), 0, dtype=torch.float64)))
 
 
 def best_places(rows: list[Row]) -> list[int]:
@@ -253,9 +258,10 @@ def learned(lesson: Lesson, on: Problem, job: Job, fixed: dict[str, list[float]]
     """(name, score, seconds and calls, the run of what is in LEARNED): levels, and plans, learned for the job's solver
     from the best fixed schedule on its training noises."""
     families = same_start(fixed, on.top)
-    for name, free in LEARNED.items():
-        if free == GUIDED and not on.guided or job.only not in ("", name):
+    for name in LEARNED:
+        if job.only not in ("", name):
             continue
+        free = free_of(name, on)
         search, start = Search(1e6, free, 3 if job.quick else ITERATIONS, 64), None
         if free != "levels":
             fit = job.fits[free == GUIDED]
@@ -263,12 +269,10 @@ def learned(lesson: Lesson, on: Problem, job: Job, fixed: dict[str, list[float]]
             start = {"fitted": fit["levels"], "fitted_change": fit["d"] - own.d}
         state, *cost = timed(on, lambda search=search, start=start: [*search_lesson(
             lesson, families, search, process=on.process, state=start)][-1].state)
-        steps, told = steps_of_table(table_in(state)), state["told"] if free == "all" else None
-        score = score_of(lesson.errors(steps, lesson.judging, change=told is not None and (
-            lambda model, told=told: told_model(model, told)) or None))
+        score = score_of(lesson.errors(steps_of_table(table_in(state)), lesson.judging))
         if free != "levels":
             cost = [one + more for one, more in zip(cost, fit["cost"].tolist())]
-        yield name, score, cost, _way(table_in(state), told)
+        yield name, score, cost, _way(table_in(state))
     if job.only:
         return
     few = slice(0, min(FEW, lesson.training.stop))

@@ -15,6 +15,7 @@ from .solvers_page import ROOT, made_with
 
 PAGE = ROOT / "docs" / "schedules.md"
 DATA = PAGE.with_suffix(".json")
+FORMER = ("learned plan, told levels too", "learned plan, guidance too")  # rows that the whole table is to replace
 METHOD = f"""Distance: the root mean square over a latent's numbers between where a schedule with a solver ends
 and where an accurate run of {TEACHER_STEPS['exact']} (mixture) or {TEACHER_STEPS['shapes']} (Shapes) steps ends from
 the same noise; median / mean over {EXACT[1]} or {SHAPES[1]} noises that nothing was learned from or chosen by, of
@@ -24,8 +25,9 @@ with euler, dpmpp_2m, res_multistep, ipndm, deis and uni_pc, all of one call a s
 small, in bench/schedules.py and bench/schedules_searches.py; seconds are of one thread, with others beside it; calls
 are of one picture each, guidance and all, the most of the four solvers. Problems and numbers of steps that are
 missing were not measured. Frechet distance: of the judge's features of {PICTURES} pictures, of other noises and
-captions, from those of true scenes, for the best stock one and the best of each that is learned. "Told levels too":
-Optimize plan's free = all; "guidance too": levels+coefficients+guidance, which there is at CFG 5 only. Fitted
+captions, from those of true scenes, for the best stock one and the best of each that is learned. "Whole table":
+Optimize plan's free = all, at CFG 5 levels+coefficients+guidance. "Told levels too" and "guidance too" are what these
+were before, with levels told to the network in place of a whole table, and coefficients of guidance alone. Fitted
 coefficients are the same for every solver of one call a step, so that the search for the levels to start plans from
 was made once for all four, and is counted in the seconds of each. Rows of Shapes are of several versions of learning:
 at 5 steps all but the UNet's at CFG 5 were learned with every iteration on all noises, which takes up to twice the
@@ -79,9 +81,11 @@ def with_kept(rows: list[Row], teachers: dict[str, float]) -> tuple[list[Row], d
     """These beside what docs/schedules.json has of others, in the page's order."""
     kept = json.loads(DATA.read_text(encoding="utf-8")) if DATA.is_file() else {"teachers": {}, "rows": []}
     old = [Row(*fields[:5], Score(*fields[5:7]), fields[7], None, *fields[8:]) for fields in kept["rows"]]
-    found = {(row.problem, row.steps, row.solver, row.schedule): row for row in [*old, *rows]}
-    places = [[*names] for names in (PROBLEMS, [*SOLVERS, *STOCK], [*SCHEDULERS, *TABLES, *SHARED, *LEARNED, *BY_SOLVER,
-                                                                   *EULER_ONLY])]
+    whole = {(row.problem, row.steps) for row in rows if row.schedule == [*LEARNED][-1]}
+    found = {(row.problem, row.steps, row.solver, row.schedule): row for row in [*old, *rows]
+             if row.schedule not in FORMER or (row.problem, row.steps) not in whole}
+    places = [[*names] for names in (PROBLEMS, [*SOLVERS, *STOCK], [*SCHEDULERS, *TABLES, *SHARED, *LEARNED, *FORMER,
+                                                                   *BY_SOLVER, *EULER_ONLY])]
 
     def place(row: Row) -> tuple:
         problem, solver, schedule = (names.index(name) for names, name in zip(

@@ -16,7 +16,6 @@ from ..samplers.process import FLOW, VE, Process
 from ..schedules.align_your_steps import align_your_steps_sigmas
 from ..schedules.classic import SCHEDULERS, classic_sigmas
 from ..schedules.gits_table import gits_sigmas
-from ..schedules.optimize.plan import told_model
 from ..schedules.optimize.teacher import Lesson, Plan, of_items, score_of, teach
 from .shapes import PART, captions_of, load
 from .solvers_problems import load_mixture
@@ -176,16 +175,16 @@ def table_levels(on: Problem, steps: int) -> dict[str, list[float]]:
 
 
 @torch.no_grad()
-def frechet_of(steps: list[Step], told: Tensor | None, name: str, count: int) -> float:
+def frechet_of(steps: list[Step], name: str, count: int) -> float:
     """The judge's Frechet distance from true scenes of the pictures that a plan makes of `count` captions, with noises
-    that no other problem has; told: of a plan with told levels."""
+    that no other problem has."""
     network, cfg = name.split("@")
     on = shapes_problem(network, float(cfg), count, 1, seed=SEED + 1)
     made = []
     for i in range(0, count, PART):
         part = slice(i, i + PART)
         x = on.x[part] if steps[0].sigma == on.top else on.x[part] * (steps[0].sigma / on.top)
-        model = on.model.of(part) if told is None else told_model(on.model.of(part), told)
-        made.append(on.model.model.vae.decode(run_apart(model, x, steps).float()).movedim(-1, 1) * 2.0 - 1.0)
+        latents = run_apart(on.model.of(part), x, steps).float()
+        made.append(on.model.model.vae.decode(latents).movedim(-1, 1) * 2.0 - 1.0)
     captions = captions_of((1, 2, 3), count)
     return judge_pictures(shapes_judge(), torch.cat(made), captions).together["frechet_distance"]

@@ -15,7 +15,7 @@ class OdeonOptimizePlan(OptimizeNode):
     RETURN_TYPES = ("SAMPLER", "SIGMAS", "STRING", "IMAGE", "ODEON_ABOUT", "SIGMAS")
     RETURN_NAMES = ("sampler", "sigmas", "report", "plot", "about", "cond_sigmas")
     OUTPUT_TOOLTIPS = ("The learned solver, for these sigmas; Save plan keeps it.", *OptimizeNode.OUTPUT_TOOLTIPS,
-                       "With free = all: for Conditioning sigmas (label_only), together with sigmas.")
+                       "The same as sigmas, for graphs that have Conditioning sigmas behind this.")
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -24,9 +24,9 @@ class OdeonOptimizePlan(OptimizeNode):
             samples=48,
             sampler=SOCKET("SAMPLER", "The solver to start from: one of Odeon's, its eta at 0. Exponential Adams of "
                            "order 3 or UniPC are good starts."),
-            free=CHOICE(FREE, "What is learned. all also learns which level the network is told, and needs "
-                        "Conditioning sigmas behind it; guidance, how much of what CFG made of each prediction goes "
-                        "into each step: the most at a CFG above 1."),
+            free=CHOICE(FREE, "What is learned. all: every number there is, also how much of its noise a call sees; "
+                        "the most at CFG 1. guidance: all, and how much of what CFG made of each prediction goes "
+                        "into each step; the most at a CFG above 1."),
             minutes=FLOAT(10.0, 0.1, 10000.0, "Learning stops after so many at the latest.", step=0.1),
             iterations=INT(200, 1, 100000, "Learning steps at most: it ends by itself where nothing is gained, "
                            "mostly behind 5 to 20."),
@@ -38,7 +38,7 @@ class OdeonOptimizePlan(OptimizeNode):
     def optimize(self, task, sampler, vae=None, lower_start=True, **given):
         if given["free"] == GUIDED and task.cfg == 1.0:
             raise ValueError(f"at CFG 1 there is no guidance to learn numbers for, got free = {GUIDED}; set free to "
-                             f"{FREE[0]}, or cfg to the one you will sample with")
+                             f"all, or cfg to the one you will sample with")
         levels, process = task.levels, host.process_of(task.model)
         process.lams(levels)
         families = {"yours": levels}
@@ -56,9 +56,7 @@ class OdeonOptimizePlan(OptimizeNode):
                              title="Distance to the teacher, on the noises learned from", x_label="learning step",
                              y_label="median")
         sigmas, *others = shown["result"]
-        told = sigmas.clone()
-        told[:-1] *= state["told"][:len(told) - 1].exp().float()
-        return {**shown, "result": (host.solver(plan_learned, learned=learned), sigmas, *others, told)}
+        return {**shown, "result": (host.solver(plan_learned, learned=learned), sigmas, *others, sigmas)}
 
 
 NODES = (OdeonOptimizePlan,)

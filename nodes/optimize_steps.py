@@ -69,8 +69,7 @@ def searched(task: Task, sampler, families: dict[str, list[float]], search: Sear
     try:
         return task.run(
             start, what=what, cost=steps_cost(families, calls_of(trial), task.samples, search.teacher_steps),
-            told=search.free == "all", options={"sampler": plan_fn.__name__,
-                                                "sampler_options": str(sorted(chosen.items())), **options})
+            options={"sampler": plan_fn.__name__, "sampler_options": str(sorted(chosen.items())), **options})
     finally:
         if decode is not None:
             decode.give_back()

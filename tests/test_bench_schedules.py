@@ -76,15 +76,14 @@ def test_where_there_is_guidance_it_has_numbers_too(tmp_path, monkeypatch):
     monkeypatch.setattr(schedules, "BY_SOLVER", {})
     monkeypatch.setattr(schedules_problems, "SCHEDULERS", ("simple",))
     monkeypatch.setattr(fitted_levels, "KNOTS", 12)
-    monkeypatch.setattr(schedules, "LEARNED", {"learned plan": FREE[0], "learned plan, guidance too": GUIDED})
+    monkeypatch.setattr(schedules, "LEARNED", {"learned plan": FREE[0], "learned plan, whole table": "all"})
     fits = schedules._kept_fits(Job("shapes-dit@5", 2, "", targets, quick=True), tmp_path)
     assert fits[False]["d"].shape == (3, 2) and fits[True]["d"].shape == (3, 4)
     found = {row.schedule: row for row in measure_job(Job("shapes-dit@5", 2, "UniPC 3", targets, fits, quick=True))}
-    plan, guided = (found[f"learned plan{more}"] for more in ("", ", guidance too"))
+    plan, guided = (found[f"learned plan{more}"] for more in ("", ", whole table"))
     assert guided.score.median < 0.9 * plan.score.median and guided.calls > 0
-    steps, told = schedules._steps_of(guided.run)
-    assert told is None and all(step.guided for step in steps)
-    only = Job("shapes-dit@5", 2, "UniPC 3", targets, None, True, "learned plan, guidance too")
+    assert all(step.guided for step in schedules._steps_of(guided.run))
+    only = Job("shapes-dit@5", 2, "UniPC 3", targets, None, True, "learned plan, whole table")
     monkeypatch.setattr(schedules, "fit_of", None)  # they are kept
     alone = measure_job(only._replace(fits=schedules._kept_fits(only, tmp_path)))
     assert [row.score for row in alone] == [guided.score] and alone[0].run == guided.run
@@ -107,7 +106,7 @@ def test_the_frechet_distance_is_of_the_best_of_each_kind():
     assert frechet_lines(made, "p", 5) == ["Frechet distance: Euler, learned plan 0.25."]
     on = problem("shapes-dit@1")
     far, near = (frechet_of(plan_ddim(classic_sigmas("simple", on.levels, steps).tolist(), process=on.process),
-                            None, "shapes-dit@1", 32) for steps in (1, 6))
+                            "shapes-dit@1", 32) for steps in (1, 6))
     assert near < far
 
 
@@ -121,6 +120,10 @@ def test_what_is_written_stays_beside_what_comes_later(rows, tmp_path, monkeypat
     page = (tmp_path / "schedules.md").read_text()
     assert page.count("## Exact mixture, VE, 5 steps; best stock") == 1 and "7.5 / 8.5" in page
     assert page.index("| karras") < page.index("| GITS table") < page.index("| learned plan ") < page.index("| LD3")
+    former = [row._replace(schedule=schedules_page.FORMER[0]) for row in euler if row.schedule == "learned levels"]
+    schedules_page.write(*schedules_page.with_kept(former, {}))
+    assert former[0].schedule in (tmp_path / "schedules.md").read_text()
+    schedules_page.write(*schedules_page.with_kept([row for row in rows if "whole" in row.schedule], {}))
     again, teachers = schedules_page.with_kept([], {})
     assert len(again) == len(rows) and teachers == {"exact-ve": 1e-6}
     assert {(row.solver, row.schedule, row.calls) for row in again} == {
@@ -135,8 +138,7 @@ def test_what_was_measured_is_not_measured_again(rows, tmp_path, monkeypatch):
     assert [row._replace(run=None) for row in found] == [row._replace(run=None) for row in rows]
     for row in found:
         if row.schedule in schedules.LEARNED or row.kind == "stock":
-            steps, told = schedules._steps_of(row.run)
-            assert len(steps) == 5 and (told is not None) == (row.schedule == "learned plan, told levels too")
+            assert len(schedules._steps_of(row.run)) == 5
 
 
 def test_the_best_are_judged_once_all_solvers_were_measured(tmp_path, monkeypatch):
@@ -146,7 +148,7 @@ def test_the_best_are_judged_once_all_solvers_were_measured(tmp_path, monkeypatc
             for i, solver in enumerate((*schedules.SOLVERS, *schedules.STOCK))]
     assert schedules._kept_judged(made[:-1], True, tmp_path) == made[:-1] and not list(tmp_path.iterdir())
     judged = schedules._kept_judged(made, True, tmp_path)
-    assert judged[0].frechet == pytest.approx(frechet_of(plan, None, "shapes-dit@1", 32), rel=1e-3)
+    assert judged[0].frechet == pytest.approx(frechet_of(plan, "shapes-dit@1", 32), rel=1e-3)
     assert [row.frechet for row in judged[1:]] == [None] * (len(made) - 1)
     monkeypatch.setattr(schedules, "frechet_of", None)
     assert schedules._kept_judged(made, True, tmp_path) == judged

@@ -22,15 +22,15 @@ from odeon.schedules.optimize.teacher import Lesson, score_of
 
 
 @BOTH
-@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize("whole, guided", [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("plan", [plan_exponential_adams, plan_unipc])
-def test_untouched_numbers_are_the_plan_itself(process, plan, guided):
+def test_untouched_numbers_are_the_plan_itself(process, plan, whole, guided):
     student = PlanLesson(guided_lesson(process, plan, count=6, held=2), simple(process, 6), process=process,
-                         guided=guided)
+                         whole=whole, guided=guided)
     levels = student.sigmas(student.numbers.theta).tolist()
     assert levels == pytest.approx(simple(process, 6), rel=1e-12)
     expected = run(student.lesson.model, student.lesson.x, student.lesson.plan(levels))
-    walk = student.walk(student.table(student.numbers), student.numbers.told, list(range(6)))
+    walk = student.walk(student.table(student.numbers), list(range(6)))
     assert (walk.end - expected).abs().max() < 1e-11
 
 
@@ -55,6 +55,44 @@ def test_the_first_law_and_a_constant_denoiser_stay_exact_whatever_is_learned(pr
     model.apart = lambda x, sigma: (picture, torch.zeros_like(picture))
     assert (run_table(model, noises(process, 2), table) - picture).abs().max() < 1e-12
     assert (run_apart(model, noises(process, 2), steps_of_table(table)) - picture).abs().max() < 1e-12
+
+
+@BOTH
+def test_a_whole_table_is_what_a_network_told_other_levels_would_give(process):
+    """Calls whose network is told another level than their input's are among the tables that are learned."""
+    lesson = lesson_of(process, plan_unipc, count=6, held=2)
+    asked = torch.tensor(simple(process, 5)[:-1], dtype=torch.float64)
+    told = asked * torch.tensor([1.0, 1.1, 0.95, 1.2, 0.8], dtype=torch.float64)
+    plain, at = table_of(plan_unipc([*asked.tolist(), 0.0], process=process)), iter(zip(asked, told))
+
+    def model(x, sigma):
+        level, other = next(at)
+        return x - level * (x - lesson.model(x, other)) / other
+
+    expected = run_table(model, lesson.x, plain)
+    rows = torch.zeros(6, 6, dtype=torch.float64)  # of the start and of what is predicted at the levels told
+    made = []
+    for m, own in enumerate(torch.cat([plain.x[:, None], plain.d], 1)):
+        rows[m] = own[:1] * torch.eye(6, dtype=torch.float64)[0] + sum(c * one for c, one in zip(own[1:], made))
+        if m < 5:
+            ratio = asked[m] / told[m]
+            made.append((1.0 - ratio) * rows[m] + ratio * torch.eye(6, dtype=torch.float64)[m + 1])
+    student = PlanLesson(lesson, [*told.tolist(), 0.0], process=process, whole=True)
+    base = student.table(student.numbers)
+    shares = torch.cat([(rows[1:-1, 0] / base.x[1:-1]).log(), rows[-1:, 0] / base.x[-2]])
+    table = student.table(student.numbers._replace(shares=shares, change=rows[:, 1:] - base.d))
+    assert (student.walk(table, list(range(6))).end - expected).abs().max() < 1e-9
+    assert (run(lesson.model, lesson.x, steps_of_table(table)) - expected).abs().max() < 1e-9
+
+
+@BOTH
+def test_a_whole_table_ends_nearer(process):
+    lesson, found = lesson_of(process, plan_unipc), []
+    for free in (FREE[0], "all"):
+        *_, last = learn_plan(lesson, simple(process, 5), free=free, process=process)
+        found.append((float(last.state["loss"]), score_of(lesson.errors(steps_of_table(table_in(last.state)),
+                                                                        lesson.judging)).median))
+    assert found[1][0] < found[0][0] - 0.2 and found[1][1] < found[0][1]
 
 
 @BOTH
@@ -120,19 +158,18 @@ def test_fitted_guidance_gains_too(process):
 
 
 def moved_by(student, numbers, places, reach):
-    return [(student.table(other), other.told) for other in (plans._moved(numbers, [place], [reach])
-                                                             for place in places)]
+    return [student.table(plans._moved(numbers, [place], [reach])) for place in places]
 
 
 @BOTH
-@pytest.mark.parametrize("free", [*FREE[:3], GUIDED])
+@pytest.mark.parametrize("free", FREE)
 def test_slopes_are_those_of_central_differences(process, free, monkeypatch):
     monkeypatch.setattr(plans, "FLOOR", 0.0)
     lesson, items = guided_lesson(process, plan_unipc, count=6, held=2), [0, 1, 2]
-    student = PlanLesson(lesson, simple(process, 5), process=process, guided=free == GUIDED)
+    student = PlanLesson(lesson, simple(process, 5), process=process, whole=free in FREE[3:], guided=free == GUIDED)
     places = student.free_places(free)
     squares = student.slopes(student.numbers, moved_by(student, student.numbers, places, 1e-7), 1e-7, items)
-    assert len(places) == {"levels": 4, "coefficients": 10, "levels+coefficients": 14, GUIDED: 29}[free]
+    assert len(places) == {"levels": 4, "coefficients": 10, "levels+coefficients": 14, "all": 24, GUIDED: 39}[free]
     for i, place in enumerate(places):
         def loss(reach, place=place):
             return student.errors(plans._moved(student.numbers, [place], [reach]), items).log().mean().item()
@@ -143,17 +180,17 @@ def test_slopes_are_those_of_central_differences(process, free, monkeypatch):
 
 
 @BOTH
-@pytest.mark.parametrize("free", [FREE[0], GUIDED])
+@pytest.mark.parametrize("free", [FREE[0], *FREE[3:]])
 def test_a_run_takes_over_the_calls_before_the_first_number_that_differs(process, free):
     lesson, items = guided_lesson(process, plan_unipc, count=6, held=2), [0, 1, 2, 3]
-    student = PlanLesson(lesson, simple(process, 5), process=process, guided=free == GUIDED)
-    base = student.walk(student.table(student.numbers), student.numbers.told, items)
+    student = PlanLesson(lesson, simple(process, 5), process=process, whole=free in FREE[3:], guided=free == GUIDED)
+    base = student.walk(student.table(student.numbers), items)
     fewer = set()
-    for table, told in moved_by(student, student.numbers, student.free_places(free), 0.1):
+    for table in moved_by(student, student.numbers, student.free_places(free), 0.1):
         before = lesson.calls
-        end = student.walk(table, told, items, base).end
+        end = student.walk(table, items, base).end
         fewer.add((lesson.calls - before) // 4)
-        assert torch.equal(end, student.walk(table, told, items).end)
+        assert torch.equal(end, student.walk(table, items).end)
         assert free == GUIDED or not torch.equal(end, base.end)  # guidance ends where one class is left
     assert fewer == {0, 1, 2, 3, 4}  # none for the last row, and never the first call
 

@@ -87,7 +87,7 @@ class PlainLevels:
     def distance(self, levels: list[float]) -> tuple[float, dict[str, Tensor]]:
         """Mean log of the distances to the teacher, and nothing else."""
         table = table_of(self.student.lesson.plan(levels))
-        walk = self.student.walk(table, torch.zeros_like(table.levels), self.items, self.near)
+        walk = self.student.walk(table, self.items, self.near)
         errors = self.student.missed(walk, self.items).square().mean(1).sqrt()
         found = float((errors + FLOOR).log().mean())
         if found < self.best:

@@ -1,7 +1,7 @@
 """Learned plans: levels and solver coefficients together, by damped least squares. No gradients are needed."""
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from .teacher import Lesson, calls_of, score_of, training_items
 GUIDED = "levels+coefficients+guidance"
 FREE = ("levels+coefficients", "levels", "coefficients", "all", GUIDED)
 FLOOR = 1e-4  # of the distances in the loss, in units of a picture's size: below it nothing is seen
-BEST = ("theta", "change", "told", "sigmas", "levels", "x", "d", "losses", "loss", "damping", "reach")  # in a state
+BEST = ("theta", "change", "shares", "sigmas", "levels", "x", "d", "losses", "loss", "damping", "reach")  # in a state
 # by how much a number is moved to see where the ends go, and that one noise of so many is asked: first far, then near
 STAGES = ((0.05, 3), (0.01, 1))
 THICK = 8  # noises that are asked at least
@@ -28,10 +28,11 @@ LITTLE = 1e-3  # fall of the loss for each run that an iteration took, below whi
 class Numbers(NamedTuple):
     """What is learned. theta: by how much the first level is below the noises', in -log sigma, and logs of the steps
     from there; change: of each row's coefficients, as in Table's d;
-    told: log of the level told to the network over the level of the call."""
+    shares: of each row but the first, by how much the log of its share of the start is more than the plan's; of an end
+    without any, that share over the last call's."""
     theta: Tensor
     change: Tensor
-    told: Tensor
+    shares: Tensor
 
 
 class Walk(NamedTuple):
@@ -39,7 +40,6 @@ class Walk(NamedTuple):
     end: Tensor
     found: list[Tensor]
     table: Table
-    told: Tensor
 
 
 class PlanLesson:
@@ -47,16 +47,17 @@ class PlanLesson:
 
     sigmas: the levels to start from; the last one stays. lower: the first one is learned, at or below the level of the
     lesson's noises, which are scaled to it; else it stays. history: predictions a row may use
-    beyond those of the plan itself, the newest of them; 0 for all. tells: the network is told levels of its own.
-    guided: rows have coefficients of what guidance made of each prediction too, zero in the plan itself.
+    beyond those of the plan itself, the newest of them; 0 for all. guided: rows have coefficients of what guidance made
+    of each prediction too, zero in the plan itself. whole: each row's share of the start and the sum of its
+    coefficients are free as well, so that a call's level may be another than its input's, and no constant stays exact.
     """
 
     def __init__(self, lesson: Lesson, sigmas: list[float], *, process: Process = VE, history: int = 0,
-                 tells: bool = False, guided: bool = False, lower: bool = False):
+                 guided: bool = False, whole: bool = False, lower: bool = False):
         process.lams(sigmas)
         if lower and lesson.top is None:
             raise ValueError("a lower first level is learned from noises of a known one; give the Lesson its top")
-        self.lesson, self.end, self.tells, self.lower = lesson, sigmas[-1], tells, lower
+        self.lesson, self.end, self.whole, self.lower = lesson, sigmas[-1], whole, lower
         self.top = sigmas[0] if lesson.top is None else lesson.top
         calls, self.each = calls_of(lesson.plan(sigmas)), 1 + guided
         places = torch.arange(calls + 1)[:, None] - torch.arange(self.each * calls)[None] // self.each
@@ -75,35 +76,44 @@ class PlanLesson:
         return torch.cat([first, first * (-steps.cumsum(0)).exp(), first.new_zeros(1)])
 
     def table(self, numbers: Numbers) -> Table:
-        """The plan's own table on these levels, each row's coefficients of D changed by numbers that sum to 0, so that
-        the first law stays; at zero changes it is the plan's to the bit."""
+        """The plan's own table on these levels with the changes; at zero changes it is the plan's to the bit."""
         table = widened(table_of(self.lesson.plan(self.sigmas(numbers.theta).tolist())), self.each)
-        change, free = self.mask * numbers.change, self.mask[:, ::self.each]
-        own = change[:, ::self.each]
-        own -= free * own.sum(1, keepdim=True) / free.sum(1, keepdim=True).clamp(min=1.0)
-        return table._replace(d=table.d + change)
+        table = table._replace(d=table.d + self.changes(numbers.change))
+        if not self.whole:
+            return table
+        x = torch.cat([table.x[:1], table.x[1:] * numbers.shares.exp()])
+        x[-1] += 0.0 if table.x[-1] else numbers.shares[-1] * table.x[-2]
+        return table._replace(x=x)
+
+    def changes(self, change: Tensor) -> Tensor:
+        """What each row's coefficients change by: those of D by numbers that sum to 0, so that the first law stays,
+        unless the table is learned whole."""
+        change, free = self.mask * change, self.mask[:, ::self.each]
+        if not self.whole:
+            own = change[:, ::self.each]
+            own -= free * own.sum(1, keepdim=True) / free.sum(1, keepdim=True).clamp(min=1.0)
+        return change
 
     def free_places(self, free: str) -> list[tuple[int, int]]:
-        """The numbers that are learned, each as the field of Numbers and the place in it: of each row's changes, whose
-        sum over D counts for nothing, all but the last of these."""
+        """The numbers that are learned, each as the field of Numbers and the place in it: of each row's changes all but
+        the last of those of D, whose sum counts for nothing, unless `whole`."""
         if free not in FREE:
             raise ValueError(f"free must be one of {', '.join(FREE)}, got {free!r}")
         levels = range(not self.lower, len(self.numbers.theta) - (self.end > 0.0)) if free != "coefficients" else ()
         rows = [row.nonzero().flatten().tolist() for row in self.mask] if free != "levels" else []
         width = self.mask.shape[1]
         return [*((0, place) for place in levels),
-                *((1, m * width + j) for m, row in enumerate(rows) for j in row if j != row[-self.each]),
-                *((2, place) for place in range(len(self.numbers.told) if free == "all" else 0))]
+                *((1, m * width + j) for m, row in enumerate(rows) for j in row if self.whole or j != row[-self.each]),
+                *((2, place) for place in range(len(self.numbers.shares) if self.whole else 0))]
 
     @torch.no_grad()
-    def walk(self, table: Table, told: Tensor, items: list[int], like: Walk | None = None) -> Walk:
+    def walk(self, table: Table, items: list[int], like: Walk | None = None) -> Walk:
         """Where a table takes these noises, with the calls of `like`, on the same noises, as far as both agree."""
         x, model = self.lesson.x[items] * float(table.levels[0] / self.top), self.lesson.model_of(items)
-        known = _agree(table, told, like) if like else 0
+        known = _agree(table, like.table) if like else 0
         found = like.found[:known * self.each] if like else []
         self.lesson.calls += len(x) * (len(table.levels) - known)
-        end = run_table(told_model(model, told[known:]) if self.tells else model, x, table, found=found)
-        return Walk(end, found, table, told)
+        return Walk(run_table(model, x, table, found=found), found, table)
 
     def missed(self, walk: Walk, items: list[int]) -> Tensor:
         """What the end is off (n, ...), in what the lesson's look sees."""
@@ -112,33 +122,26 @@ class PlanLesson:
 
     def errors(self, numbers: Numbers, items: list[int]) -> Tensor:
         """Root mean square distances (n,) to the teacher, in float64 on the CPU."""
-        walk = self.walk(self.table(numbers), numbers.told, items)
+        walk = self.walk(self.table(numbers), items)
         return self.missed(walk, items).square().mean(1).sqrt().double().cpu()
 
-    def slopes(self, numbers: Numbers, moved: list[tuple[Table, Tensor]], reach: float, items: list[int]) -> Tensor:
+    def slopes(self, numbers: Numbers, moved: list[Table], reach: float, items: list[int]) -> Tensor:
         """The least squares (P + 1, P + 1) of the changes of the ends with each of P numbers, the last row and column
         with what the ends are off; each noise weighed by one over its square, as in the mean log of the distances.
 
-        moved: tables and told levels with one number after the other `reach` farther on."""
-        base = self.walk(self.table(numbers), numbers.told, items)
+        moved: tables with one number after the other `reach` farther on."""
+        base = self.walk(self.table(numbers), items)
         off = self.missed(base, items)
         weight = 1.0 / (off.square().mean(1, keepdim=True).sqrt() + FLOOR)
-        columns = [(self.missed(self.walk(*other, items, base), items) - off) / reach for other in moved]
+        columns = [(self.missed(self.walk(other, items, base), items) - off) / reach for other in moved]
         columns = torch.stack([(weight * column).flatten() for column in [*columns, off]])
         return (columns @ columns.T).double().cpu()
 
 
-def _agree(table: Table, told: Tensor, like: Walk) -> int:
+def _agree(*tables: Table) -> int:
     """How many calls of two runs are the same."""
-    one, other = (torch.cat([table.levels[:, None], told[:, None], table.x[:-1, None], table.d[:-1]], 1)
-                  for table, told in ((table, told), (like.table, like.told)))
+    one, other = (torch.cat([table.levels[:, None], table.x[:-1, None], table.d[:-1]], 1) for table in tables)
     return int((one == other).all(1).double().cumprod(0).sum())
-
-
-def told_model(model: Callable, told: Tensor) -> Callable:
-    """The model for one run, told exp(told) times the level at each call."""
-    places = iter(range(len(told)))
-    return lambda x, sigma: model(x, sigma, told=sigma * told[next(places)].exp())
 
 
 def learn_plan(lesson: Lesson, sigmas: list[float], *, free: str = FREE[0], iterations: int = 200, minibatch: int = 12,
@@ -147,27 +150,27 @@ def learn_plan(lesson: Lesson, sigmas: list[float], *, free: str = FREE[0], iter
                state: dict[str, Tensor] | None = None) -> Iterator[Progress]:
     """Levels and coefficients that bring the lesson's plan nearest to the teacher, from `sigmas`.
 
-    free: 'levels', 'coefficients', both, 'all', which frees the level the network is told too (the model must take
-    told=), or GUIDED, both and coefficients of D - D_u, what guidance made of each prediction (the model must have
-    apart(x, sigma) -> D, D - D_u). Levenberg and Marquardt's damped least squares on the training noises (the first
-    `few` of them, 0 for all), for the mean log of their distances, which keeps the few that end in another mode from
-    ruling the rest: runs with one number after the other a little farther on say where the ends go, the calls before
-    the first that differs are taken over. These runs are of a third of the noises at first, another one each time, then
-    nearer and of all; where they lead is judged on all. At most so many iterations, or minutes, with fewer noises where
-    these are short; it ends by itself where the loss falls by less than `little` for each run of all noises. minibatch:
-    noises run together; only memory hangs on it. lower: the first level is learned too, at the lesson's top or below
-    it, where noises are scaled to it. change: of the coefficients to start from, of FittedLevels. The last state:
-    "sigmas" and the table "levels", "x", "d" of the best plan, its numbers "theta", "change", "told", and "losses", the
-    median distance at the start and behind each iteration. A Progress after each part of one.
+    free: 'levels', 'coefficients', both, 'all', both and the whole table (PlanLesson's `whole`), or GUIDED, all and
+    coefficients of D - D_u, what guidance made of each prediction (the model must have apart(x, sigma) -> D, D - D_u).
+    Levenberg and Marquardt's damped least squares on the training noises (the first `few` of them, 0 for all), for the
+    mean log of their distances, which keeps the few that end in another mode from ruling the rest: runs with one number
+    after the other a little farther on say where the ends go, the calls before the first that differs are taken over.
+    These runs are of a third of the noises at first, another one each time, then nearer and of all; where they lead is
+    judged on all. At most so many iterations, or minutes, with fewer noises where these are short; it ends by itself
+    where the loss falls by less than `little` for each run of all noises. minibatch: noises run together; only memory
+    hangs on it. lower: the first level is learned too, at the lesson's top or below it, where noises are scaled to it.
+    change: of the coefficients to start from, of FittedLevels. The last state: "sigmas" and the table "levels", "x",
+    "d" of the best plan, its numbers "theta", "change", "shares", and "losses", the median distance at the start and
+    behind each iteration. A Progress after each part of one.
     Source: Frankel et al. 2025, arXiv 2502.17423 (coefficients, and levels in turn); the table, the loss and the way of
     learning both at once are our own.
     """
-    student = PlanLesson(lesson, sigmas, process=process, history=history, tells=free == "all", guided=free == GUIDED,
-                         lower=lower)
+    student = PlanLesson(lesson, sigmas, process=process, history=history, guided=free == GUIDED,
+                         whole=free in ("all", GUIDED), lower=lower)
     places, begun = student.free_places(free), time.monotonic()
     kept = {name: value for name, value in (state or {}).items() if name in BEST}
     numbers = student.numbers if change is None else student.numbers._replace(change=change * student.mask)
-    if "damping" in kept:
+    if "shares" in kept:
         numbers = Numbers(*(kept[name] for name in Numbers._fields))
     items = training_items(lesson)[:few or None]
     if minutes < math.inf:
@@ -192,7 +195,7 @@ class _Learning:
                  kept: dict[str, Tensor]):
         self.student, self.places, self.parts = student, places, parts
         loss, median = self.judged(numbers)
-        self.kept = {**kept, "loss": torch.tensor(loss, dtype=torch.float64)} if "damping" in kept else (
+        self.kept = {**kept, "loss": torch.tensor(loss, dtype=torch.float64)} if "shares" in kept else (
             self.found(numbers, loss, DAMPING, [median], 0))
 
     @property
@@ -222,9 +225,8 @@ class _Learning:
         every = min(STAGES[int(self.kept["reach"])][1], max(len(items) // THICK, 1))
         return items[self.iterations % every::every]
 
-    def moved(self) -> list[tuple[Table, Tensor]]:
-        others = (_moved(self.numbers, [place], [self.reach]) for place in self.places)
-        return [(self.student.table(other), other.told) for other in others]
+    def moved(self) -> list[Table]:
+        return [self.student.table(_moved(self.numbers, [place], [self.reach])) for place in self.places]
 
     def judged(self, numbers: Numbers) -> tuple[float, float]:
         """The loss and the median distance."""
@@ -251,6 +253,7 @@ class _Learning:
 
     def found(self, numbers: Numbers, loss: float, damping: float, losses: list[float], stage: int
               ) -> dict[str, Tensor]:
+        numbers = numbers._replace(change=self.student.changes(numbers.change))
         table = self.student.table(numbers)
         return {**numbers._asdict(), "sigmas": self.student.sigmas(numbers.theta), "levels": table.levels,
                 "x": table.x, "d": table.d, "loss": torch.tensor(loss, dtype=torch.float64),
@@ -266,10 +269,10 @@ def _most(student: PlanLesson, numbers: Numbers, places: list[tuple[int, int]], 
           ) -> int:
     """Noises of which an iteration of the first stage takes so long, by the time of a run of these; FEWEST at least."""
     begun, base = time.monotonic(), student.table(numbers)
-    like = student.walk(base, numbers.told, items)
+    student.walk(base, items)
     run = max(time.monotonic() - begun, 1e-9) / len(items)
     others = (_moved(numbers, [place], [STAGES[0][0]]) for place in places)
-    left = sum(len(base.levels) - _agree(student.table(other), other.told, like) for other in others)
+    left = sum(len(base.levels) - _agree(student.table(other), base) for other in others)
     whole, slopes = min(seconds / run, 1e9), 1.0 + left / len(base.levels)  # in runs of one noise
     many = whole / (1.0 + slopes / STAGES[0][1])
     return max(int(many if many > STAGES[0][1] * THICK else whole - THICK * slopes), FEWEST)

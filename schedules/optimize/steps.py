@@ -11,7 +11,7 @@ from ...measure.progress import Progress
 from ...samplers.process import VE, Process
 from ...samplers.table import Table, steps_of_table, table_of
 from .fitted_levels import REACH, PlainLevels, power_starts, search_fitted_levels, search_levels
-from .plan import GUIDED, PlanLesson, learn_plan, told_model
+from .plan import GUIDED, PlanLesson, learn_plan
 from .teacher import Lesson, Plan, Score, score_of, taught, teacher_cost
 
 FEW, FEWEST = 8, 12  # noises that every family is tried on, before the best few are on all; that are taken at least
@@ -217,16 +217,13 @@ def _fitted(lesson: Lesson, starts: list[list[float]], search: Search, process: 
 def _of_plan(lesson: Lesson, levels: list[float]) -> dict[str, Tensor]:
     """The plan on a family, as an optimizer's result."""
     table = table_of(lesson.plan(levels))
-    return {"sigmas": torch.tensor(levels, dtype=torch.float64), "levels": table.levels, "x": table.x, "d": table.d,
-            "told": torch.zeros_like(table.levels)}
+    return {"sigmas": torch.tensor(levels, dtype=torch.float64), "levels": table.levels, "x": table.x, "d": table.d}
 
 
 def _scores(lesson: Lesson, state: dict[str, Tensor]) -> list[Score]:
     """Of the learned numbers, on the noises learned from and on the held-back ones."""
-    told = state["told"]
     steps = steps_of_table(table_in(state), float(state["sigmas"][-1]))
-    change = (lambda model: told_model(model, told)) if told.any() else None
-    return [score_of(lesson.errors(steps, where, change=change)) for where in (lesson.training, lesson.judging)]
+    return [score_of(lesson.errors(steps, where)) for where in (lesson.training, lesson.judging)]
 
 
 def table_in(state: dict[str, Tensor]) -> Table:
