@@ -59,10 +59,10 @@ def test_it_never_returns_anything_worse_than_the_best_family(monkeypatch):
 
 @pytest.mark.parametrize("stop", [20, 70, 75])
 def test_a_stopped_search_goes_on(stop):
-    states = [progress.state for progress in search(VE, iterations=12)]
+    states = [progress.state for progress in search(VE, minutes=9.0, iterations=12)]
     assert len(states) > 75
-    *_, whole = search(VE, iterations=12)
-    *_, resumed = search(VE, iterations=12, state=states[stop])
+    *_, whole = search(VE, minutes=9.0, iterations=12)
+    *_, resumed = search(VE, minutes=9.0, iterations=12, state=states[stop])
     assert torch.equal(resumed.state["teacher.targets"], whole.state["teacher.targets"])
     assert torch.equal(resumed.state["judged"], whole.state["judged"])
     assert torch.equal(resumed.state["sigmas"], whole.state["sigmas"])
