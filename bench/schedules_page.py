@@ -30,10 +30,12 @@ Optimize plan's free = all, at CFG 5 levels+coefficients+guidance. "Told levels 
 were before, with levels told to the network in place of a whole table, and coefficients of guidance alone. Fitted
 coefficients are the same for every solver of one call a step, so that the search for the levels to start plans from
 was made once for all four, and is counted in the seconds of each. Rows of Shapes are of several versions of learning:
-at 5 steps all but the UNet's at CFG 5 were learned with every iteration on all noises, which takes up to twice the
-calls; at 5 steps all but "guidance too" and the transformer's levels at CFG 5, and at 7 steps those at CFG 1, with
-lower_start off; and of levels only Euler's, 2M's and UniPC's on the transformer at CFG 5 and 7 steps were searched by
-trial too. The line above is of the last run; rows of earlier ones stand beside its own."""
+at 5 steps "learned plan", "told levels too" and levels were learned with every iteration on all noises, which takes up
+to twice the calls (not so the UNet's at CFG 5), and with lower_start off (not so the transformer's levels at CFG 5), as
+were those at CFG 1 and 7 steps; all levels had heats from five schedules where there are two now, and only at CFG 5 and
+7 steps Euler's were searched by trial before and behind them, with 2M's and UniPC's on the transformer and DEIS' on
+the UNet. The line above is of the last
+run; rows of earlier ones stand beside its own."""
 
 
 def tables(rows: list[Row], teachers: dict[str, float]) -> list[Table]:
