@@ -149,9 +149,7 @@ def _kept_fits(job: Job, folder: Path | None) -> dict[bool, dict[str, Tensor]]:
     """fit_of() by its `guided`, those that the job needs."""
     found, on = {}, problem(job.problem)
     frees = [free_of(name, on) for name in LEARNED if job.only in ("", name)]
-    for guided in (False, True):
-        if guided not in {free == GUIDED for free in frees if free != "levels"}:
-            continue
+    for guided in sorted({free == GUIDED for free in frees if free != "levels"}):
         kind = f"fit{'-guided' * guided}{'-quick' * job.quick}"
         file = folder and folder / f"{job.problem}-{job.steps}-{kind}.safetensors"
         if file and file.is_file():

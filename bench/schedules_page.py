@@ -34,8 +34,7 @@ at 5 steps "learned plan", "told levels too" and levels were learned with every 
 to twice the calls (not so the UNet's at CFG 5), and with lower_start off (not so the transformer's levels at CFG 5), as
 were those at CFG 1 and 7 steps; all levels had heats from five schedules where there are two now, and only at CFG 5 and
 7 steps Euler's were searched by trial before and behind them, with 2M's and UniPC's on the transformer and DEIS' on
-the UNet. The line above is of the last
-run; rows of earlier ones stand beside its own."""
+the UNet. The line above is of the last run; rows of earlier ones stand beside its own."""
 
 
 def tables(rows: list[Row], teachers: dict[str, float]) -> list[Table]:

@@ -27,9 +27,8 @@ LITTLE = 1e-3  # fall of the loss for each run that an iteration took, below whi
 
 class Numbers(NamedTuple):
     """What is learned. theta: by how much the first level is below the noises', in -log sigma, and logs of the steps
-    from there; change: of each row's coefficients, as in Table's d;
-    shares: of each row but the first, by how much the log of its share of the start is more than the plan's; of an end
-    without any, that share over the last call's."""
+    from there; change: of each row's coefficients, as in Table's d; shares: of each row but the first, log of its share
+    of the start over the plan's; of an end without any, that share over the last call's."""
     theta: Tensor
     change: Tensor
     shares: Tensor
@@ -46,10 +45,10 @@ class PlanLesson:
     """A lesson whose student is a table of numbers around a plan on learned levels.
 
     sigmas: the levels to start from; the last one stays. lower: the first one is learned, at or below the level of the
-    lesson's noises, which are scaled to it; else it stays. history: predictions a row may use
-    beyond those of the plan itself, the newest of them; 0 for all. guided: rows have coefficients of what guidance made
-    of each prediction too, zero in the plan itself. whole: each row's share of the start and the sum of its
-    coefficients are free as well, so that a call's level may be another than its input's, and no constant stays exact.
+    lesson's noises, which are scaled to it; else it stays. history: predictions a row may use beyond those of the plan
+    itself, the newest of them; 0 for all. guided: rows have coefficients of what guidance made of each prediction too,
+    zero in the plan itself. whole: each row's share of the start and the sum of its coefficients are free as well, so
+    that a call's level may be another than its input's.
     """
 
     def __init__(self, lesson: Lesson, sigmas: list[float], *, process: Process = VE, history: int = 0,
