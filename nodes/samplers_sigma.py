@@ -4,7 +4,7 @@ from functools import partial
 from .. import host
 from ..editing.bdia_inversion import sample_bdia_back
 from ..samplers.accelerated_ddim import plan_accelerated_ddim
-from ..samplers.bdia import plan_bdia
+from ..samplers.bdia import BASES, plan_bdia
 from ..samplers.ddim import plan_ddim
 from ..samplers.deis import TABLEAUS, TIME_MAPS, plan_deis
 from ..samplers.deis import VARIANTS as DEIS_VARIANTS
@@ -160,7 +160,10 @@ class OdeonSamplerBDIA(SolverNode):
                                                  "formula, which an "
                            "exact inversion needs.", advanced=True),
         }, "optional": {"noise_maps": SOCKET("ODEON_NOISE_MAPS", "From BDIA inversion: goes back from there exactly, "
-                                                                 "with its gamma and scaling. No noise is added.")}}
+                                                                 "with its gamma and scaling. No noise is added."),
+                        "base": CHOICE(BASES, "What is integrated both ways. edm_heun: two model calls a step. dpmpp: "
+                                              "DPM-Solver++ 2M, at one. Inversions are undone by ddim alone.",
+                                       advanced=True)}}
 
     def build(self, noise_maps=None, **options):
         if noise_maps is not None:

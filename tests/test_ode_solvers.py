@@ -24,7 +24,6 @@ from odeon.samplers.linear import run
 from odeon.samplers.momentum import plan_momentum
 from odeon.samplers.pndm import plan_pndm
 from odeon.samplers.process import FLOW, VE
-from odeon.samplers.transfer import ddim
 from odeon.samplers.unipc import plan_unipc
 
 VP_CLOCK = linear_vp_clock()
@@ -57,6 +56,8 @@ BOTH = {
     "iPNDM": (2, lambda s, p: plan_pndm(s, process=p)),
     "S-PNDM": (2, lambda s, p: plan_pndm(s, variant="S-PNDM", process=p)),
     "F-PNDM": (2, lambda s, p: plan_pndm(s, variant="F-PNDM", process=p, clock=VP_CLOCK if p is VE else FLOW_CLOCK)),
+    "BDIA, Heun": (2, lambda s, p: plan_bdia(s, gamma=0.5, base="edm_heun", process=p)),
+    "BDIA, DPM-Solver++": (2, lambda s, p: plan_bdia(s, gamma=0.5, base="dpmpp", process=p)),
     "GHVB 1.8": (2, lambda s, p: plan_momentum(s, order=1.8, process=p)),
     "hb 1.8": (1, lambda s, p: plan_momentum(s, method="hb", order=1.8, process=p)),
     "dpm 1": (1, lambda s, p: plan_dpm_solver(s, order=1, process=p)),
@@ -195,24 +196,6 @@ def test_churn_keeps_signal_and_noise_apart(process):
     assert plan_edm_heun([1.0, 0.5, 0.0], s_churn=1.0, process=FLOW)[0].before is None  # nothing to add at sigma 1
 
 
-def test_bdia_runs_backwards():
-    sigmas = log_spaced(20, top=14.6, bottom=0.05)
-    states = [14.6 * UNIT_NOISE]
-    steps = plan_bdia(sigmas, gamma=0.9)
-    states.append(run(denoise, states[0], steps, callback=lambda i, x, d, sigma: states.append(x) if i else None))
-
-    def scaled(i):
-        return states[i] / math.sqrt(1.0 + sigmas[i] ** 2)
-
-    def t(i, to):  # DDIM from state i to another level, of unit size
-        x_coef, d_coef = ddim(VE, sigmas[i], sigmas[to])
-        return (x_coef * states[i] + d_coef * denoise(states[i], sigmas[i])) / math.sqrt(1.0 + sigmas[to] ** 2)
-
-    for i in range(1, 20):
-        back = t(i, i - 1) + (scaled(i + 1) - t(i, i + 1)) / 0.9
-        assert (back - scaled(i - 1)).abs().max() < 1e-12
-
-
 def test_dc_solver_with_ratios_of_one_is_unipc_and_moves_what_it_is_told():
     sigmas = [14.6, 9.0, 5.0, 2.0, 0.7, 0.2]
     plain = run(denoise, 14.6 * UNIT_NOISE, plan_unipc(sigmas, order=3))
@@ -276,6 +259,7 @@ def test_a_jump_returns_the_prediction_there():
     (lambda s: plan_pndm(s, variant="FON", process=FLOW), "FON counts in the time steps"),
     (lambda s: plan_momentum(s, order=6.0), "order must lie in"),
     (lambda s: plan_bdia(s, gamma=1.5), "gamma must lie in"),
+    (lambda s: plan_bdia(s, base="heun"), "base must be one of ddim, edm_heun, dpmpp, got 'heun'"),
     (lambda s: plan_gradient_estimation(s, mu=0.5, process=FLOW), "on flow models set mu to 0"),
     (lambda s: plan_accelerated_ddim(s, process=FLOW), "for flow models take DEIS rhoAB"),
     (lambda s: plan_lambda_ddim(s, process=FLOW), "which flow models have not"),
