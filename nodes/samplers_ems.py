@@ -4,7 +4,7 @@ import torch
 from .. import host
 from ..measure.ems import ems_cost, ems_of, measure_ems
 from ..measure.kept import EMS_FOLDER, load_ems, save_ems
-from ..samplers.dpm_solver_v3 import HALVES, sample_dpm_solver_v3
+from ..samplers.dpm_solver_v3 import HALVES, SNAPS, sample_dpm_solver_v3
 from ..samplers.process import FLOW
 from .files import file_of, names_of
 from .inputs import BOOLEAN, CHOICE, INT, SOCKET
@@ -34,6 +34,9 @@ class OdeonSamplerDPMSolverV3:
             "c_pseudo": BOOLEAN(True, "The same for the corrector, which then sees one value more.", advanced=True),
             "half": CHOICE(HALVES, "Correct everywhere (off), or only at high or low noise.", advanced=True),
             "lower_order_final": BOOLEAN(True, "End on orders ..., 2, 1: steadier at few steps.", advanced=True),
+        }, "optional": {
+            "snap": CHOICE(SNAPS, "Where levels lie: moved to the nearest that was measured, as published, or as the "
+                                  "schedule has them, with statistics read in between (interpolate).", advanced=True),
         }}
 
     def build(self, **options):

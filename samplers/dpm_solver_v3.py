@@ -13,6 +13,7 @@ from .process import FLOW, Process
 from .transfer import ddim
 
 HALVES = ("off", "high_noise", "low_noise")
+SNAPS = ("nearest", "interpolate")
 
 
 class EMS(NamedTuple):
@@ -81,8 +82,8 @@ class _Options(NamedTuple):
 def sample_dpm_solver_v3(denoise: Callable, x: Tensor, sigmas: list[float], *, process: Process, ems: EMS,
                          callback: Callable | None = None, order: int = 2, p_pseudo: bool = False,
                          use_corrector: bool = False, c_pseudo: bool = True, half: str = "off",
-                         lower_order_final: bool = True) -> Tensor:
-    """DPM-Solver-v3 of order 1 to 3 from sigmas[0] to sigmas[-1], each level moved to the nearest one of the EMS.
+                         lower_order_final: bool = True, snap: str = "nearest") -> Tensor:
+    """DPM-Solver-v3 of order 1 to 3 from sigmas[0] to sigmas[-1].
 
     x (B, ...); denoise(x, sigma (B,)) -> D; callback(i, x, denoised, sigma) after step i with the new state and its
     level of sigmas. p_pseudo, c_pseudo: predictor, corrector take divided differences instead of the derivatives of
@@ -90,6 +91,8 @@ def sample_dpm_solver_v3(denoise: Callable, x: Tensor, sigmas: list[float], *, p
     the predictor it follows, the other as many. half: correct at every level ('off'), where the model's time is above
     one half ('high_noise', as the published code does) or below ('low_noise', as its README says); half the time is
     sigma 0.5 for flows, else 1.613, step 500 of Stable Diffusion. lower_order_final: ends on orders ..., 2, 1.
+    snap: each level moves to the 'nearest' one of the EMS, as published, or stays and the EMS are read between theirs
+    by straight lines ('interpolate').
     A flow's step from sigma = 1 is of order 1 and leaves no history; the step to sigma = 0 returns D.
     NFE len(sigmas) - 1. Error O(h^order) and, from the EMS' own grid, O(1 / N^2).
     Source: Zheng et al. 2023, arXiv 2310.13268, section 3, and the authors' code.
@@ -99,9 +102,11 @@ def sample_dpm_solver_v3(denoise: Callable, x: Tensor, sigmas: list[float], *, p
         raise ValueError(f"order must be 1, 2 or 3, got {order}")
     if half not in HALVES:
         raise ValueError(f"half must be one of {', '.join(HALVES)}, got {half!r}")
+    if snap not in SNAPS:
+        raise ValueError(f"snap must be one of {', '.join(SNAPS)}, got {snap!r}")
     _check(ems, x)
     options = _Options(order, p_pseudo, use_corrector, c_pseudo, half, lower_order_final)
-    steps = _steps(_Grid(ems, process, x), sigmas, options)
+    steps = _steps(_Grid(ems, process, x, sigmas if snap == "interpolate" else []), sigmas, options)
     history, x_start, correct = deque(maxlen=order + 1), x, None
     for i, step in enumerate(steps):
         denoised = denoise(x, x.new_full((len(x),), step.sigma))
@@ -137,32 +142,50 @@ def _steps(grid: "_Grid", sigmas: list[float], options: _Options) -> list[_Step]
 class _Grid:
     """The EMS as float64 tables on the CPU, and steps between their levels as tensors like x."""
 
-    def __init__(self, ems: EMS, process: Process, x: Tensor):
+    def __init__(self, ems: EMS, process: Process, x: Tensor, sigmas: list[float]):
+        """sigmas: levels to have beside the EMS' own."""
         self.process, self.x = process, x
-        self.l, self.s, self.b = (table.to("cpu", torch.float64) for table in ems[:3])
-        self.first, self.last, self.cells = ems.lam_first, ems.lam_last, len(self.l) - 1
-        self.h = (self.last - self.first) / self.cells
+        cells = len(ems.l) - 1
+        self.half_cell = (ems.lam_last - ems.lam_first) / cells / 2.0
+        even = torch.linspace(ems.lam_first, ems.lam_last, cells + 1, dtype=torch.float64)
+        own = even.new_tensor([lam for lam in process.lams(sigmas) if math.isfinite(lam)] if sigmas else [])
+        self.lams = torch.cat([even, own.clamp(even[0], even[-1])]).unique()
+        self.l, self.s, self.b = (self._read(table.to("cpu", torch.float64), even) for table in ems[:3])
         self.L, self.S = self._rising(self.l), self._rising(self.s)
 
-    def _rising(self, values: Tensor) -> Tensor:
-        """The integral over lam from the first row on, by trapezoids."""
-        return torch.cat([torch.zeros_like(values[:1]), torch.cumulative_trapezoid(values, dx=self.h, dim=0)])
+    def _read(self, table: Tensor, even: Tensor) -> Tensor:
+        """The EMS' table on all levels, by straight lines between its own."""
+        if len(self.lams) == len(table):
+            return table
+        low = (torch.searchsorted(even, self.lams, right=True) - 1).clamp(0, len(even) - 2)
+        return table[low].lerp(table[low + 1], self._tall((self.lams - even[low]) / (even[low + 1] - even[low]), table))
 
-    def sigma(self, place: float) -> float:
-        return self.process.sigma(self.first + place * self.h)
+    @staticmethod
+    def _tall(values: Tensor, table: Tensor) -> Tensor:
+        """One number for each row of a table."""
+        return values.reshape(-1, *[1] * (table.ndim - 1))
+
+    def _rising(self, values: Tensor, first: int = 0) -> Tensor:
+        """The integral over lam from row `first` on, values' own first one, by trapezoids."""
+        lams = self.lams[first:first + len(values)]
+        return torch.cat([torch.zeros_like(values[:1]), torch.cumulative_trapezoid(values, lams, dim=0)])
+
+    def sigma(self, place: int) -> float:
+        return self.process.sigma(self.lams[place].item())
 
     def places(self, sigmas: list[float]) -> list[int]:
         """The grid's nearest places."""
-        places = [round((lam - self.first) / self.h) for lam in map(self._lam, sigmas)]
-        for sigma, place in zip(sigmas, places):
-            if not 0 <= place <= self.cells:
-                raise ValueError(f"the EMS were measured from sigma {self.sigma(0):.4g} to "
-                                 f"{self.sigma(self.cells):.4g}, the schedule has {sigma:.4g}; measure again for this "
-                                 "schedule")
+        first, last = self.lams[0].item() - self.half_cell, self.lams[-1].item() + self.half_cell
+        lams = [self._lam(sigma) for sigma in sigmas]
+        for sigma, lam in zip(sigmas, lams):
+            if not first <= lam <= last:
+                raise ValueError(f"the EMS were measured from sigma {self.sigma(0):.4g} to {self.sigma(-1):.4g}, the "
+                                 f"schedule has {sigma:.4g}; measure again for this schedule")
+        places = [int((self.lams - lam).abs().argmin()) for lam in lams]
         for (sigma, place), (sigma_next, place_next) in pairwise(zip(sigmas, places)):
             if place == place_next:
-                raise ValueError(f"sigmas {sigma:.4g} and {sigma_next:.4g} fall on one of the EMS' {self.cells + 1} "
-                                 "levels; measure with more points or take fewer steps")
+                raise ValueError(f"sigmas {sigma:.4g} and {sigma_next:.4g} fall on one of the EMS' {len(self.lams)} "
+                                 "levels; measure with more points, take fewer steps, or set snap to interpolate")
         return places
 
     def _lam(self, sigma: float) -> float:
@@ -186,14 +209,14 @@ class _Grid:
         start, low, span = nodes[0], min(nodes), slice(nodes[0], end + 1)
         alpha, alpha_next = (self.process.alpha(self.sigma(place)) for place in (start, end))
         growth = (self.L[span] - self.L[end] + self.S[span] - self.S[start]).exp()
-        drift = self._rising((self.S[start] - self.S[low:end + 1]).exp() * self.b[low:end + 1])
+        drift = self._rising((self.S[start] - self.S[low:end + 1]).exp() * self.b[low:end + 1], low)
         drift = drift - drift[start - low]  # e^S_s (B - B_s), from low to end
-        constant = -alpha_next * torch.trapezoid(growth * drift[start - low:], dx=self.h, dim=0)
-        offsets = self.h * torch.arange(end - start + 1, dtype=torch.float64)
+        offsets = self.lams[span] - self.lams[start]
+        constant = -alpha_next * torch.trapezoid(growth * drift[start - low:], offsets, dim=0)
         f_coefs = {}
-        for node, powers in zip(nodes, _basis([self.h * (node - start) for node in nodes], pseudo)):
-            shape = sum(coef * offsets ** k for k, coef in enumerate(powers)).reshape(-1, *[1] * (growth.ndim - 1))
-            weight = -alpha_next * torch.trapezoid(growth * shape, dx=self.h, dim=0)
+        for node, powers in zip(nodes, _basis((self.lams[nodes] - self.lams[start]).tolist(), pseudo)):
+            shape = self._tall(sum(coef * offsets ** k for k, coef in enumerate(powers)), growth)
+            weight = -alpha_next * torch.trapezoid(growth * shape, offsets, dim=0)
             constant = constant - weight * drift[node - low]
             f_coefs[node] = weight * (self.S[start] - self.S[node]).exp()
         x_coef = alpha_next / alpha * (self.L[start] - self.L[end]).exp()
