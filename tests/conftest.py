@@ -31,7 +31,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: threads of t
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """--dist loadfile, but with all tests of a ComfyUI in one process: each server and each page is started once."""
+    """--dist loadfile, but tests of a ComfyUI share a process across files: see process_of."""
     from found_comfyui import process_of
     from xdist.scheduler import LoadFileScheduling
 
