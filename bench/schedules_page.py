@@ -20,9 +20,10 @@ METHOD = f"""Distance: the root mean square over a latent's numbers between wher
 and where an accurate run of {TEACHER_STEPS['exact']} (mixture) or {TEACHER_STEPS['shapes']} (Shapes) steps ends from
 the same noise; median / mean over {EXACT[1]} or {SHAPES[1]} noises that nothing was learned from or chosen by, of
 {EXACT[0]} or {SHAPES[0]} in all ({FEWER[10]} of the latter at 10 steps). Each Shapes noise has a caption of its own.
-What that run is off itself is a quarter or less of what it moves by when its steps are halved. Single noises that end in another picture rule the means. "Best stock": the least median of ComfyUI's nine schedulers
-with euler, dpmpp_2m, res_multistep, ipndm, deis and uni_pc, all of one call a step. The optimizers' budgets are
-small, in bench/schedules.py and bench/schedules_searches.py; seconds are of one thread, with others beside it; calls
+What that run is off itself is a quarter or less of what it moves by when its steps are halved. Single noises that end
+in another picture rule the means. "Best stock": the least median of ComfyUI's nine schedulers with euler, dpmpp_2m,
+res_multistep, ipndm, deis and uni_pc, all of one call a step. The optimizers' budgets are small, in
+bench/schedules.py and bench/schedules_searches.py; seconds are of one thread, with others beside it; calls
 are of one picture each, guidance and all, the most of the four solvers. Problems and numbers of steps that are
 missing were not measured. Frechet distance: of the judge's features of {PICTURES} pictures, of other noises and
 captions, from those of true scenes, for the best stock one and the best of each that is learned. "Whole table":
