@@ -33,9 +33,9 @@ coefficients are the same for every solver of one call a step, so that the searc
 was made once for all four, and is counted in the seconds of each. Rows of Shapes are of several versions of learning:
 at 5 steps "learned plan", "told levels too" and levels were learned with every iteration on all noises, which takes up
 to twice the calls (not so the UNet's at CFG 5), and with lower_start off (not so the transformer's levels at CFG 5), as
-were those at CFG 1 and 7 steps; all levels had heats from five schedules where there are two now, and only at CFG 5 and
-7 steps Euler's were searched by trial before and behind them, with 2M's and UniPC's on the transformer and DEIS' on
-the UNet. The line above is of the last run; rows of earlier ones stand beside its own."""
+were those at CFG 1 and 7 steps; at 5 and 7 steps levels had heats from five schedules where there are two now, and of
+these only at CFG 5 and 7 steps Euler's were searched by trial before and behind them, with 2M's and UniPC's on the
+transformer and DEIS' on the UNet. The line above is of the last run; rows of earlier ones stand beside its own."""
 
 
 def tables(rows: list[Row], teachers: dict[str, float]) -> list[Table]:
