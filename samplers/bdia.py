@@ -31,17 +31,17 @@ def plan_bdia(sigmas: list[float], *, gamma: float = 0.5, scaling: str = "vp", l
         raise ValueError(f"scaling must be 'vp' or 've', got {scaling!r}")
     if last not in ("denoise", "exact"):
         raise ValueError(f"last must be 'denoise' or 'exact', got {last!r}")
-    process.lams(sigmas)
+    lams = process.lams(sigmas)
     in_vp = scaling == "vp" and process is VE
     size = [(1.0 + sigma * sigma) ** -0.5 if in_vp else 1.0 for sigma in sigmas]
     move = {"ddim": _ddim, "edm_heun": _heun, "dpmpp": _dpmpp}[base]
     steps = []
     for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
-        predict = move(process, sigmas, i, i + 1)
+        predict = move(process, sigmas, lams, i, i + 1)
         if sigma_next == 0.0 and last == "denoise":
             predict = RETURN_D
         elif i and gamma:
-            back, share = move(process, sigmas, i, i - 1), gamma * size[i - 1] / size[i + 1]
+            back, share = move(process, sigmas, lams, i, i - 1), gamma * size[i - 1] / size[i + 1]
             coefs = [there - share * here for there, here in zip(predict.d_coefs, back.d_coefs)]
             predict = Update(predict.x_coef - share * back.x_coef, (*coefs, share))
         keep, stages = (Update(1.0),), ()  # the history holds the states, and ahead of each what the base reads
@@ -53,22 +53,22 @@ def plan_bdia(sigmas: list[float], *, gamma: float = 0.5, scaling: str = "vp", l
     return steps
 
 
-def _ddim(process: Process, sigmas: list[float], i: int, to: int) -> Update:
+def _ddim(process: Process, sigmas: list[float], lams: list[float], i: int, to: int) -> Update:
     """From level i to level `to`, of D and the state; as the others, without the state before it, which comes next."""
     x_coef, d_coef = ddim(process, sigmas[i], sigmas[to])
     return Update(x_coef, (d_coef, 0.0))
 
 
-def _dpmpp(process: Process, sigmas: list[float], i: int, to: int) -> Update:
+def _dpmpp(process: Process, sigmas: list[float], lams: list[float], i: int, to: int) -> Update:
     """Of D, D, the state, and D before it."""
-    (x_coef, d_coef), lams, weight = ddim(process, sigmas[i], sigmas[to]), process.lams(sigmas), 0.0
+    (x_coef, d_coef), weight = ddim(process, sigmas[i], sigmas[to]), 0.0
     if i and math.isfinite(lams[i - 1]) and math.isfinite(lams[to]):
         nodes = [0.0, lams[i - 1] - lams[i]]
         weight = process.alpha(sigmas[to]) * lagrange_weights(lams[to] - lams[i], nodes)[1]
     return Update(x_coef, (d_coef - weight, 0.0, 0.0, weight))
 
 
-def _heun(process: Process, sigmas: list[float], i: int, to: int) -> Update:
+def _heun(process: Process, sigmas: list[float], lams: list[float], i: int, to: int) -> Update:
     """Of D, the slope at the next level (none at 0), the slope, the state, and the last step's two slopes."""
     half, staged = (sigmas[to] - sigmas[i]) / 2.0, sigmas[i + 1] > 0.0
     if to < i:
