@@ -1,5 +1,6 @@
 """The ComfyUIs that tests run in: the one the command line would find, and ComfyUI-* folders beside it."""
 import contextlib
+import re
 import zlib
 from functools import lru_cache
 from pathlib import Path
@@ -30,16 +31,22 @@ def each_comfyui():
     return pytest.mark.parametrize("root", roots(), ids=lambda root: root.name, scope="session")
 
 
+def is_long(script):
+    """Whether a script of checks, or a test of one, is of those that learn or draw gradients, which take long."""
+    return re.search("in_comfyui_(learned|gradient)", script) is not None
+
+
 def process_of(nodeid):
     """What a test shares a process with: all tests of its ComfyUI, whose server they use, else those of its file.
-    Checks without a server are apart, and where there is one ComfyUI half of the workflows has a server of its own, so
-    that two processes share its tests."""
+    Checks without a server are apart, and where there is one ComfyUI half of the workflows has a server of its own and
+    takes the long checks, so that two processes share its tests."""
     file, _, test = nodeid.partition("::")
     mine = [root.name for root in roots() if root.name in test.partition("[")[2]]
     if not mine:
         return file
     what = "checks" if test.startswith("test_in_comfyui[") else "pages"
-    if len(roots()) == 1 and test.startswith("test_same_pictures_in_comfyui[") and zlib.crc32(test.encode()) % 2:
+    halved = test.startswith("test_same_pictures_in_comfyui[") and zlib.crc32(test.encode()) % 2
+    if len(roots()) == 1 and (halved or what == "checks" and is_long(test)):
         what = "workflows"
     return f"{what} in {max(mine, key=len)}"
 

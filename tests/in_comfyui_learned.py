@@ -138,7 +138,7 @@ def check_plans_are_learned_in_every_precision_and_need_no_gradients():
     rounded.set_model_unet_function_wrapper(
         lambda apply, given: torch.round(256.0 * apply(given["input"], given["timestep"], **given["c"])) / 256.0)
     for model in (shapes_unet("bf16"), shapes_unet("fp16"), rounded):
-        report = unchanged(model, lambda model=model: learn("OdeonOptimizePlan", model))[2]
+        report = unchanged(model, lambda model=model: learn("OdeonOptimizePlan", model, sigmas=COARSER))[2]
         assert "Returned: the learned plan" in report, report
     sampler, sigmas, report, *_, same = unchanged(
         shapes_unet(), lambda: learn("OdeonOptimizePlan", shapes_unet(), free="all", sigmas=COARSER))
@@ -182,7 +182,7 @@ def check_a_plan_with_guidance_draws_what_it_learned_with():
 
 def check_distances_of_a_plan_are_of_decoded_pictures_where_a_vae_shows_them():
     model, _, vae = NODES["OdeonShapesCheckpoint"]().load("shapes-unet")
-    seen = [unchanged(model, lambda more=more: learn("OdeonOptimizePlan", model, **more))[2]
+    seen = [unchanged(model, lambda more=more: learn("OdeonOptimizePlan", model, sigmas=COARSER, **more))[2]
             for more in ({}, {"vae": vae})]
     assert all("Returned: the learned plan" in report for report in seen)
     assert distances(seen[1], "learned") != distances(seen[0], "learned")
@@ -193,7 +193,8 @@ def check_distances_of_a_plan_are_of_decoded_pictures_where_a_vae_shows_them():
 def check_an_interruption_leaves_the_model_clean_and_goes_on():
     partial = Path(os.environ["ODEON_FOLDER"]) / "partial"
     for name, stop, fewer in (("OdeonOptimizeLD3", 60, {"rounds_v1": 1, "soft_radius": 0.001}),
-                              ("OdeonOptimizeTimeTuner", 50, {"iterations": 2}), ("OdeonOptimizePlan", 200, {})):
+                              ("OdeonOptimizeTimeTuner", 50, {"iterations": 2}),
+                              ("OdeonOptimizePlan", 120, {"sigmas": COARSER})):
         model, seed = shapes_unet(), {"start_seed": 77, **fewer}
         network, calls = model.model.diffusion_model, []
         forward = network.forward
