@@ -185,7 +185,8 @@ class _Grid:
         for (sigma, place), (sigma_next, place_next) in pairwise(zip(sigmas, places)):
             if place == place_next:
                 raise ValueError(f"sigmas {sigma:.4g} and {sigma_next:.4g} fall on one of the EMS' {len(self.lams)} "
-                                 "levels; measure with more points, take fewer steps, or set snap to interpolate")
+                                 "levels; measure with more points or a wider range, take fewer steps, or set snap to "
+                                 "interpolate")
         return places
 
     def _lam(self, sigma: float) -> float:
