@@ -209,6 +209,9 @@ def check_adapters_train_and_apply():
             patched, = build("OdeonAGDApply", model=model, scale=3.0, name="connected", adapter=adapter)
         out = drawn(patched, **asked)
         assert torch.isfinite(out).all() and not torch.allclose(out, plain, atol=1e-4), name
+        broken = model.model.diffusion_model.register_forward_hook(lambda module, inputs, out: out * float("nan"))
+        expect_error("the model returned NaN or infinite values", drawn, patched, **asked)
+        broken.remove()
         assert torch.equal(out, drawn(patched, **asked))
         close(drawn(patched, **{**asked, "count": 1}), out[:1], 1e-3, "a batch's first picture")
         close(drawn(model, **asked), plain, 0.0, "the model itself")

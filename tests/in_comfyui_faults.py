@@ -63,6 +63,24 @@ def check_nan_of_one_picture_is_neither_hidden_nor_spread():
     assert torch.isnan(out[0]).all() and torch.isfinite(out[1:]).all()  # pushed by the others that are whole
 
 
+def check_nan_through_wrapped_samplers_is_named():
+    for prediction in ("eps", "flow"):
+        model, network = toy(prediction)
+        sigmas, ddim = levels_for(prediction), defaults("OdeonSamplerDDIM", eta=1.0)
+        loss = defaults("OdeonLossLatent", latent={"samples": LATENT[:1] + 0.5})
+        solvers = {name: defaults(name, sampler=defaults("OdeonSamplerDDIM")) for name in (
+            "OdeonWrapCFGPP", "OdeonWrapDualFast", "OdeonWrapUniC", "OdeonWrapODEJump")}
+        solvers |= {name: defaults(name, sampler=ddim) for name in ("OdeonWrapRecurrence", "OdeonReflect")}
+        solvers["OdeonStepwiseSelect"] = defaults("OdeonStepwiseSelect", sampler=ddim, loss=loss, start_step=1)
+        for name, solver in solvers.items():
+            clean = sample(model, solver, sigmas, LATENT)
+            for call in (1, 3):  # stepwise judges the third
+                network.fail_at = network.calls + call
+                expect_error(NAMED.removesuffix(" at step"), sample, model, solver, sigmas, LATENT)
+            network.fail_at = None
+            assert torch.equal(sample(model, solver, sigmas, LATENT), clean), (prediction, name)
+
+
 @contextlib.contextmanager
 def failing(name, call):
     """Inside, one call of a kind of network gives NaN."""
@@ -145,16 +163,40 @@ def check_multi_stage_samplers_repeat_after_whatever_ran_between():
                 assert torch.equal(sample(patched, solvers[name], sigmas, LATENT), first), (prediction, rule, name)
 
 
-def check_linear_ag_under_heun_repeats():
-    model = toy()[0]
+def linear_ag(model):
+    """A MODEL whose later unconditional predictions are the regression's."""
     with torch.inference_mode():
         coefs, _ = build("OdeonFitLinearAG", model=model, positive=word(0.3), negative=word(-0.2), cfg=3.0,
                          sigmas=levels_for("eps"), latent={"samples": LATENT}, start_seed=1, samples=4, ridge=1e-6,
                          policy="paper", tolerance=0.05, name="of heun")["result"]
-    patched, heun = build("OdeonLinearAG", model=model, coefs=coefs)[0], comfy.samplers.ksampler("heun")
+    return build("OdeonLinearAG", model=model, coefs=coefs)[0]
+
+
+def check_linear_ag_under_heun_repeats():
+    model = toy()[0]
+    patched, heun = linear_ag(model), comfy.samplers.ksampler("heun")
     first = sample(patched, heun, levels_for("eps"), LATENT)
     sample(patched, sampler(1), levels_for("eps"), LATENT)
     assert torch.isfinite(first).all() and torch.equal(sample(patched, heun, levels_for("eps"), LATENT), first)
+
+
+def check_bad_numbers_through_linear_ag_are_named():
+    model, network = toy()
+    patched, euler = linear_ag(model), comfy.samplers.ksampler("euler")
+    clean = sample(patched, sampler(), levels_for("eps"), LATENT)
+    for call in range(1, 7):
+        network.fail_at = network.calls + call
+        expect_error(NAMED, sample, patched, sampler(), levels_for("eps"), LATENT)
+    network.fail_at = None
+    assert torch.equal(sample(patched, sampler(), levels_for("eps"), LATENT), clean)
+    noise = comfy.sample.prepare_noise(LATENT, 5)
+    broken = noise.clone()
+    broken[0] = float("nan")
+    whole, out = (sample(patched, euler, levels_for("eps"), LATENT, noise=each) for each in (noise, broken))
+    assert torch.isnan(out[0]).all(), "hides a NaN"
+    close(out[1:], whole[1:], 1e-5, "the other pictures")
+    in_halves(network)
+    assert torch.isfinite(sample(patched, sampler(), levels_for("eps"), LATENT, cfg=12.0)).all()
 
 
 if __name__ == "__main__":
