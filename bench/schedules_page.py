@@ -97,11 +97,15 @@ def with_kept(rows: list[Row], teachers: dict[str, float]) -> tuple[list[Row], d
     return sorted(found.values(), key=place), {**kept["teachers"], **teachers}
 
 
+def _rounded(number: float) -> float:
+    """As it is kept, so that a page made again says the same."""
+    return float(f"{number:.4g}")
+
+
 def write(rows: list[Row], teachers: dict[str, float]) -> Path:
     """docs/schedules.md, its plot, and docs/schedules.json for with_kept."""
-    fields = [[*row[:5], *(float(f"{number:.4g}") for number in (*row.score, row.seconds)), row.frechet, int(row.calls)]
-              for row in rows]
-    lines = ",\n".join(json.dumps(row) for row in fields)
+    rows = [row._replace(score=Score(*map(_rounded, row.score)), seconds=_rounded(row.seconds)) for row in rows]
+    lines = ",\n".join(json.dumps([*row[:5], *row.score, row.seconds, row.frechet, int(row.calls)]) for row in rows)
     DATA.write_text(f'{{"teachers": {json.dumps(teachers)}, "rows": [\n{lines}\n]}}\n', encoding="utf-8")
     lines = ["# Schedules and learned steps, measured", "", f"{made_with('schedules --write')}.", "", METHOD, "",
              "![Best stock, learned levels and learned plans](schedules.png)", ""]
