@@ -134,7 +134,7 @@ def _kept_job(job: Job, folder: Path | None) -> list[Row]:
     file = folder and _file_of(job, folder)
     if file and file.is_file():
         return [Row(*fields[:5], Score(*fields[5]), *fields[6:]) for fields in json.loads(file.read_text())]
-    rows = measure_job(job)
+    rows = measure_job(job, folder)
     if file:
         file.write_text(json.dumps(rows))
     return rows
@@ -177,8 +177,8 @@ def fit_of(job: Job, *, guided: bool = False) -> dict[str, Tensor]:
     return {"levels": found["levels"], "d": table.d + found["change"], "cost": torch.tensor(cost, dtype=torch.float64)}
 
 
-def measure_job(job: Job) -> list[Row]:
-    """All rows of a solver on a problem at a number of steps."""
+def measure_job(job: Job, folder: Path | None = None) -> list[Row]:
+    """All rows of a solver on a problem at a number of steps; folder: each that is learned is kept there as it ends."""
     torch.set_num_threads(1)
     on, targets = problem(job.problem).at(job.steps, job.targets)
     stock, rows = stock_levels(on, job.steps), []
@@ -196,8 +196,13 @@ def measure_job(job: Job) -> list[Row]:
     for name, search in () if job.only else SHARED.items():
         levels, *cost = timed(on, lambda search=search: search(on, job.steps, targets))
         rows.append(_row(job, lesson, name, levels, "search")._replace(seconds=cost[0], calls=cost[1]))
-    for name, score, (seconds, calls), way in learned(lesson, on, job, stock | tables):
-        rows.append(Row(job.problem, job.steps, job.solver, name, "learned", score, seconds, way, None, calls))
+    for name in LEARNED:
+        if job.only == name:
+            rows.append(learned(lesson, on, job, stock | tables))
+        elif not job.only:
+            rows += _kept_job(job._replace(only=name), folder)
+    for name, score, (seconds, calls) in () if job.only else optimized(lesson, on, job, stock | tables):
+        rows.append(Row(job.problem, job.steps, job.solver, name, "learned", score, seconds, None, None, calls))
     return rows
 
 
@@ -251,36 +256,37 @@ def timed(on: Problem, make: Callable):
     return make(), time.perf_counter() - begun, on.model.pictures[0] - before
 
 
-def learned(lesson: Lesson, on: Problem, job: Job, fixed: dict[str, list[float]]
-            ) -> Iterator[tuple[str, Score, list[float], tuple | None]]:
-    """(name, score, seconds and calls, the run of what is in LEARNED): levels, and plans, learned for the job's solver
-    from the best fixed schedule on its training noises."""
-    families = same_start(fixed, on.top)
-    for name in LEARNED:
-        if job.only not in ("", name):
-            continue
-        free = free_of(name, on)
-        search, start = Search(1e6, free, 3 if job.quick else ITERATIONS, 64), None
-        if free != "levels":
-            fit = job.fits[free == GUIDED]
-            own = widened(table_of(lesson.plan(fit["levels"].tolist())), 1 + (free == GUIDED))
-            start = {"fitted": fit["levels"], "fitted_change": fit["d"] - own.d}
-        state, *cost = timed(on, lambda search=search, start=start: [*search_lesson(
-            lesson, families, search, process=on.process, state=start)][-1].state)
-        score = score_of(lesson.errors(steps_of_table(table_in(state)), lesson.judging))
-        if free != "levels":
-            cost = [one + more for one, more in zip(cost, fit["cost"].tolist())]
-        yield name, score, cost, _way(table_in(state))
-    if job.only:
-        return
-    few = slice(0, min(FEW, lesson.training.stop))
+def learned(lesson: Lesson, on: Problem, job: Job, fixed: dict[str, list[float]]) -> Row:
+    """The row of LEARNED that is job.only: levels, or a plan, learned for the job's solver from the best fixed schedule
+    on its training noises."""
+    free, families = free_of(job.only, on), same_start(fixed, on.top)
+    search, start = Search(1e6, free, 3 if job.quick else ITERATIONS, 64), None
+    if free != "levels":
+        fit = job.fits[free == GUIDED]
+        own = widened(table_of(lesson.plan(fit["levels"].tolist())), 1 + (free == GUIDED))
+        start = {"fitted": fit["levels"], "fitted_change": fit["d"] - own.d}
+    state, *cost = timed(on, lambda: [*search_lesson(lesson, families, search, process=on.process,
+                                                     state=start)][-1].state)
+    score = score_of(lesson.errors(steps_of_table(table_in(state)), lesson.judging))
+    if free != "levels":
+        cost = [one + more for one, more in zip(cost, fit["cost"].tolist())]
+    seconds, calls = cost
+    return Row(job.problem, job.steps, job.solver, job.only, "learned", score, seconds, _way(table_in(state)), None,
+               calls)
+
+
+def optimized(lesson: Lesson, on: Problem, job: Job, fixed: dict[str, list[float]]
+              ) -> Iterator[tuple[str, Score, list[float]]]:
+    """(name, score, seconds and calls) of every other optimizer for the job's solver, from the best fixed schedule on
+    its first training noises."""
+    few, families = slice(0, min(FEW, lesson.training.stop)), same_start(fixed, on.top)
     start = min(families.values(), key=lambda levels: lesson.score(levels, few).median)
     for name, search in BY_SOLVER.items():
         levels, *cost = timed(on, lambda search=search: search(lesson, on, job.steps, start))
-        yield name, lesson.score(levels), cost, None
+        yield name, lesson.score(levels), cost
     for name, search in EULER_ONLY.items() if job.solver == "Euler" else ():
         score, *cost = timed(on, lambda search=search: search(lesson, on, job.steps, start))
-        yield name, score, cost, None
+        yield name, score, cost
 
 
 def best_stock(rows: list[Row], name: str, steps: int) -> Row | None:

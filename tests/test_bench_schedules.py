@@ -79,11 +79,13 @@ def test_where_there_is_guidance_it_has_numbers_too(tmp_path, monkeypatch):
     monkeypatch.setattr(schedules, "LEARNED", {"learned plan": FREE[0], "learned plan, whole table": "all"})
     fits = schedules._kept_fits(Job("shapes-dit@5", 2, "", targets, quick=True), tmp_path)
     assert fits[False]["d"].shape == (3, 2) and fits[True]["d"].shape == (3, 4)
-    found = {row.schedule: row for row in measure_job(Job("shapes-dit@5", 2, "UniPC 3", targets, fits, quick=True))}
+    job = Job("shapes-dit@5", 2, "UniPC 3", targets, fits, quick=True)
+    found = {row.schedule: row for row in measure_job(job, tmp_path)}
     plan, guided = (found[f"learned plan{more}"] for more in ("", ", whole table"))
     assert guided.score.median < 0.9 * plan.score.median and guided.calls > 0
     assert all(step.guided for step in schedules._steps_of(guided.run))
-    only = Job("shapes-dit@5", 2, "UniPC 3", targets, None, True, "learned plan, whole table")
+    only = job._replace(fits=None, only="learned plan, whole table")
+    assert [row.score for row in schedules._kept_job(only, tmp_path)] == [guided.score], "it was kept as it ended"
     monkeypatch.setattr(schedules, "fit_of", None)  # they are kept
     alone = measure_job(only._replace(fits=schedules._kept_fits(only, tmp_path)))
     assert [row.score for row in alone] == [guided.score] and alone[0].run == guided.run
