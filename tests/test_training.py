@@ -20,7 +20,8 @@ def folder(tmp_path, monkeypatch):
     """A training folder with the weights that recipes start from, and a pool of few scenes."""
     monkeypatch.setattr(captioned, "POOL", 96)
     monkeypatch.setattr(captioned.CaptionedRecipe, "measured_count", 1)
-    monkeypatch.setattr(captioned.CaptionedRecipe, "batch", 4)
+    for name in ("shapes-unet", "shapes-unet-v", "shapes-unet-few"):
+        monkeypatch.setattr(RECIPES[name], "batch", 16)
     for path in FOLDER.glob("shapes-*"):
         shutil.copy(path, tmp_path)
     start = tmp_path / "shapes-unet-v.safetensors"
