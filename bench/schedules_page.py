@@ -24,14 +24,15 @@ What that run is off itself is a quarter or less of what it moves by when its st
 in another picture rule the means. "Best stock": the least median of ComfyUI's nine schedulers with euler, dpmpp_2m,
 res_multistep, ipndm, deis and uni_pc, all of one call a step. The optimizers' budgets are small, in
 bench/schedules.py and bench/schedules_searches.py; seconds are of one thread, with others beside it; calls
-are of one picture each, guidance and all, the most of the four solvers. Problems and numbers of steps that are
-missing were not measured. Frechet distance: of the judge's features of {PICTURES} pictures, of other noises and
-captions, from those of true scenes, for the best stock one and the best of each that is learned. "Whole table":
+are of one picture each, guidance and all, the most of the four solvers. Problems, numbers of steps
+and solvers' cells that are missing were not measured (TimeTuner is for Euler alone). Frechet distance: of the judge's
+features of {PICTURES} pictures, of other noises and captions, from those of true scenes, for the best stock one and the
+best of each that is learned. "Whole table":
 Optimize plan's free = all, at CFG 5 levels+coefficients+guidance. "Told levels too" and "guidance too" are what these
 were before, with levels told to the network in place of a whole table, and coefficients of guidance alone. Fitted
 coefficients are the same for every solver of one call a step, so that the search for the levels to start plans from
 was made once for all four, and is counted in the seconds of each. Rows of Shapes are of several versions of learning:
-at 5 steps "learned plan", "told levels too" and levels were learned with every iteration on all noises, which takes up
+at 5 steps "learned plan" and levels were learned with every iteration on all noises, which takes up
 to twice the calls (not so the UNet's at CFG 5), and with lower_start off (not so the transformer's levels at CFG 5), as
 were those at CFG 1 and 7 steps; at 5 and 7 steps levels had heats from five schedules where there are two now, and of
 these only at CFG 5 and 7 steps Euler's were searched by trial before and behind them, with 2M's and UniPC's on the

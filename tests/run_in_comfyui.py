@@ -1,6 +1,6 @@
 """The checks of several scripts in one ComfyUI: `python run_in_comfyui.py COMFYUI_ROOT in_comfyui in_comfyui_ays`.
 
-Each script has a folder of files to itself. Prints one JSON object, as each script does on its own."""
+Each script has a folder of files to itself. Prints one JSON object: by script what it prints on its own."""
 import importlib
 import json
 import os
@@ -11,5 +11,5 @@ scripts, found = sys.argv[2:], {}
 for name in scripts:
     os.environ["ODEON_FOLDER"] = tempfile.mkdtemp()
     script = importlib.import_module(name)
-    found |= importlib.import_module("comfyui_pack").checked(vars(script))
+    found[name] = importlib.import_module("comfyui_pack").checked(vars(script))
 sys.__stdout__.write("\n" + json.dumps(found) + "\n")

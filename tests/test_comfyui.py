@@ -26,7 +26,7 @@ def results(root):
             run = subprocess.run([server.interpreter_of(root), runner, root, *names], cwd=root, capture_output=True,
                                  text=True)
             assert run.returncode == 0, run.stderr[-2000:]
-            found.update(dict.fromkeys(names, json.loads(run.stdout.strip().splitlines()[-1])))
+            found.update(json.loads(run.stdout.strip().splitlines()[-1]))
         return found[script]
 
     return of
